@@ -1,0 +1,1 @@
+//! Site configuration: `sifu.conf` and the library lists.

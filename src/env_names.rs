@@ -1,0 +1,1 @@
+//! Every environment variable name that sifu reads, once.

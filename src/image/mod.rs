@@ -1,0 +1,1 @@
+//! What the user pointed at: a SIF file, a bare SquashFS, a sandbox directory.

@@ -1,0 +1,1 @@
+//! From request and facts to a launch plan (pure), and its start.

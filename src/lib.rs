@@ -1,0 +1,16 @@
+//! sifu: single-file (SIF) containers for ordinary users. `docs/ARCHITECTURE.md` is the map.
+#![forbid(unsafe_code)]
+
+pub mod cli;
+pub mod conf;
+pub mod env_names;
+pub mod host;
+pub mod image;
+pub mod launch;
+pub mod report;
+pub mod serve;
+pub mod shell;
+pub mod sif;
+pub mod squashfs;
+pub mod tree;
+pub mod build;

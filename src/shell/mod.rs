@@ -1,0 +1,1 @@
+//! A POSIX shell interpreter: evaluates environment scripts, and runs scripts where an image has no shell.

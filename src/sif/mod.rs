@@ -1,0 +1,1 @@
+//! The SIF file format.

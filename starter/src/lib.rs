@@ -1,0 +1,9 @@
+//! The language of launch plans, and what performs it.
+//!
+//! `sifu` decides and writes a [`plan::LaunchPlan`]; this package understands it and changes the world accordingly.
+//! It parses no image format, draws no text beyond its own errors, and starts no thread.
+
+pub mod paths;
+pub mod plan;
+pub mod perform;
+pub mod sys;

@@ -1,0 +1,2 @@
+//! Reads a launch plan from an inherited descriptor and performs it.
+fn main() {}

@@ -1,0 +1,1 @@
+//! Performs a launch plan.

@@ -1,0 +1,1 @@
+//! Launch plans as values and as text.

@@ -1,0 +1,2 @@
+//! Every `unsafe` block of the repository, behind safe functions.
+#![allow(unsafe_code)]
