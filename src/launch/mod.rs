@@ -1,1 +1,3 @@
 //! From request and facts to a launch plan (pure), and its start.
+
+pub mod request;
