@@ -1,1 +1,8 @@
-fn main() {}
+//! What a user can see: one binary, one module per verb or subject, run against a built sifu.
+//!
+//! `cargo test` runs it against the sifu of its own build; `make test` against the one that `make build` made, as root
+//! and as two ordinary users (`SIFU_TEST_BIN` names it, `SIFU_TEST_ROOT` the copy of what the tests read).
+#![forbid(unsafe_code)]
+
+mod need;
+mod rooms;
