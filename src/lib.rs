@@ -1,6 +1,7 @@
 //! sifu: single-file (SIF) containers for ordinary users. `docs/ARCHITECTURE.md` is the map.
 #![forbid(unsafe_code)]
 
+pub mod build;
 pub mod cli;
 pub mod conf;
 pub mod env_names;
@@ -13,4 +14,3 @@ pub mod shell;
 pub mod sif;
 pub mod squashfs;
 pub mod tree;
-pub mod build;

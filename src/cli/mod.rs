@@ -1,2 +1,4 @@
 //! The command line: flags, verbs, and what they print.
-pub fn run() -> std::process::ExitCode { std::process::ExitCode::from(255) }
+pub fn run() -> std::process::ExitCode {
+    std::process::ExitCode::from(255)
+}

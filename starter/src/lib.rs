@@ -4,6 +4,6 @@
 //! It parses no image format, draws no text beyond its own errors, and starts no thread.
 
 pub mod paths;
-pub mod plan;
 pub mod perform;
+pub mod plan;
 pub mod sys;
