@@ -1,4 +1,6 @@
 //! The command line: flags, verbs, and what they print.
+pub mod sif;
+
 pub fn run() -> std::process::ExitCode {
     std::process::ExitCode::from(255)
 }
