@@ -5,4 +5,11 @@
 #![forbid(unsafe_code)]
 
 mod need;
+mod support;
+
+mod cleanliness;
+mod corrupt;
+mod exec;
 mod rooms;
+mod run;
+mod terminal;

@@ -6,7 +6,10 @@
 use std::collections::HashMap;
 use std::io::Write;
 use std::path::Path;
+use std::process::{Command, Stdio};
 use std::sync::Mutex;
+
+use crate::support;
 
 /// A condition that some tests have: its name in `SIFU_TEST_REQUIRE` and the question that answers it.
 pub struct Need {
@@ -15,9 +18,22 @@ pub struct Need {
     ask: fn() -> Result<(), String>,
 }
 
+/// An ordinary user may make user namespaces.
+pub const USERNS: Need = Need { name: "userns", ask: || succeeds("unshare", &["--user", "--map-root-user", "true"]) };
+/// `/dev/fuse` may be opened.
+pub const FUSE: Need = Need { name: "fuse", ask: can_open_fuse };
+/// The user has a range of subordinate ids and the programs that map it.
+pub const SUBUID: Need = Need { name: "subuid", ask: has_subordinate_ids };
+/// The test runs as an ordinary user.
+pub const ORDINARY: Need = Need { name: "ordinary", ask: || unless(is_root(), "this is root") };
+/// A busybox that is linked with nothing, to make images of.
+pub const BUSYBOX: Need = Need { name: "busybox", ask: || support::static_busybox().map(drop) };
+/// The corpus of SIF files.
+pub const CORPUS: Need = Need { name: "corpus", ask: || is_there(&support::shared().join("sif-corpus")) };
 /// The sources of this repository, for tests that read them.
-pub const SOURCES: Need =
-    Need { name: "sources", ask: || is_there(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src/lib.rs")) };
+pub const SOURCES: Need = Need { name: "sources", ask: has_sources };
+/// sifu was built, with the starter beside it.
+pub const SIFU: Need = Need { name: "sifu", ask: || is_there(&support::sifu_path().with_file_name("starter")) };
 
 /// Says whether one of `needs` is missing here, after telling which.
 ///
@@ -47,4 +63,42 @@ fn unless(bad: bool, why: &str) -> Result<(), String> {
 
 fn is_there(path: &Path) -> Result<(), String> {
     unless(!path.exists(), &format!("no {}", path.display()))
+}
+
+/// Whether the tests run as root.
+pub fn is_root() -> bool {
+    nix::unistd::geteuid().is_root()
+}
+
+fn has_sources() -> Result<(), String> {
+    unless(std::env::var_os("SIFU_TEST_ROOT").is_some(), "the tests run from a copy")?;
+    is_there(&support::checkout().join("src/lib.rs"))
+}
+
+fn succeeds(program: &str, arguments: &[&str]) -> Result<(), String> {
+    let output = Command::new(program).args(arguments).stdin(Stdio::null()).output();
+    match output {
+        Err(error) => Err(format!("{program}: {error}")),
+        Ok(output) if output.status.success() => Ok(()),
+        Ok(output) => Err(String::from_utf8_lossy(&output.stderr).trim().to_owned()),
+    }
+}
+
+fn can_open_fuse() -> Result<(), String> {
+    let opened = std::fs::OpenOptions::new().read(true).write(true).open("/dev/fuse");
+    opened.map(drop).map_err(|error| format!("/dev/fuse: {error}"))
+}
+
+fn has_subordinate_ids() -> Result<(), String> {
+    let user = nix::unistd::User::from_uid(nix::unistd::geteuid()).ok().flatten().ok_or("no passwd entry")?;
+    for table in ["/etc/subuid", "/etc/subgid"] {
+        let text = std::fs::read_to_string(table).map_err(|error| format!("{table}: {error}"))?;
+        let own = [user.name.clone(), user.uid.to_string()];
+        let listed = text.lines().any(|line| own.iter().any(|name| line.split(':').next() == Some(name)));
+        unless(!listed, &format!("{} is not in {table}", user.name))?;
+    }
+    for program in ["newuidmap", "newgidmap"] {
+        unless(support::find_program(program).is_none(), &format!("no {program}"))?;
+    }
+    Ok(())
 }
