@@ -30,3 +30,52 @@ pub fn has_xattr(path: &std::ffi::CStr, name: &std::ffi::CStr) -> bool {
     let length = unsafe { libc::getxattr(path.as_ptr(), name.as_ptr(), std::ptr::null_mut(), 0) };
     length >= 0
 }
+
+// ---- extended attributes ----
+
+/// Names of the extended attributes of `path` itself (a symbolic link is not followed), each ended by NUL.
+pub fn list_xattrs(path: &std::path::Path) -> std::io::Result<Vec<u8>> {
+    let path = c_path(path)?;
+    sized_answer(|buffer| {
+        // SAFETY: `path` is a NUL-terminated string that outlives the call; the kernel writes at most `buffer.len()`
+        // bytes to `buffer`, which is exclusively ours for the call; with length 0 it writes nothing.
+        unsafe { libc::llistxattr(path.as_ptr(), buffer.as_mut_ptr().cast(), buffer.len()) }
+    })
+}
+
+/// The value of the extended attribute `name` of `path` itself (a symbolic link is not followed).
+pub fn get_xattr(path: &std::path::Path, name: &std::ffi::CStr) -> std::io::Result<Vec<u8>> {
+    let path = c_path(path)?;
+    sized_answer(|buffer| {
+        // SAFETY: `path` and `name` are NUL-terminated strings that outlive the call; the kernel writes at most
+        // `buffer.len()` bytes to `buffer`, which is exclusively ours for the call; with length 0 it writes nothing.
+        unsafe { libc::lgetxattr(path.as_ptr(), name.as_ptr(), buffer.as_mut_ptr().cast(), buffer.len()) }
+    })
+}
+
+fn c_path(path: &std::path::Path) -> std::io::Result<std::ffi::CString> {
+    Ok(std::ffi::CString::new(std::os::unix::ffi::OsStrExt::as_bytes(path.as_os_str()))?)
+}
+
+/// Asks for the size, then for the bytes, again while the answer grows in between.
+fn sized_answer(call: impl Fn(&mut [u8]) -> libc::ssize_t) -> std::io::Result<Vec<u8>> {
+    loop {
+        let size = usize::try_from(call(&mut [])).map_err(|_| std::io::Error::last_os_error())?;
+        if size == 0 {
+            return Ok(Vec::new());
+        }
+        let mut buffer = vec![0; size];
+        match usize::try_from(call(&mut buffer)) {
+            Ok(length) => {
+                buffer.truncate(length);
+                return Ok(buffer);
+            }
+            Err(_) => {
+                let error = std::io::Error::last_os_error();
+                if error.raw_os_error() != Some(libc::ERANGE) {
+                    return Err(error);
+                }
+            }
+        }
+    }
+}
