@@ -10,6 +10,8 @@ mod support;
 mod cleanliness;
 mod corrupt;
 mod exec;
+mod image;
+mod inspect;
 mod rooms;
 mod run;
 mod terminal;

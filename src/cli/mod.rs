@@ -1,4 +1,7 @@
 //! The command line: flags, verbs, and what they print.
+
+pub mod inspect;
+pub mod run_help;
 pub mod sif;
 
 pub fn run() -> std::process::ExitCode {

@@ -60,16 +60,17 @@ pub struct Collected {
     pub skipped: Vec<Skipped>,
 }
 
-/// A file of the image that gave no metadata.
+/// A file or object of the image that gave no metadata.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Skipped {
-    pub path: ContainerPath,
+    /// The file or object.
+    pub what: String,
     pub reason: String,
 }
 
 impl fmt::Display for Skipped {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} in the image is passed over: {}", self.path, self.reason)
+        write!(f, "{} is passed over: {}", self.what, self.reason)
     }
 }
 
@@ -158,7 +159,7 @@ impl Reader<'_> {
         match parse_labels(&text) {
             Ok(labels) => Ok(labels),
             Err(error) => {
-                self.skipped.push(Skipped { path, reason: format!("no labels as JSON: {error}") });
+                self.skip(&path, &format!("no labels as JSON: {error}"));
                 Ok(BTreeMap::new())
             }
         }
@@ -169,19 +170,16 @@ impl Reader<'_> {
         self.read(&path)
     }
 
-    /// The text of a file as a shell's `$(cat FILE)` gives it; empty when there is no such file.
+    /// The text of a file; empty when there is no such file.
     fn read(&mut self, path: &ContainerPath) -> Result<Text, LookupError> {
         let mut text = match lookup::read(self.root, path, self.left_bytes) {
             Ok(text) => text.unwrap_or_default(),
-            Err(LookupError::Denied { path }) => return Ok(self.skip(path, "permission denied")),
-            Err(LookupError::TooManyLinks { path }) => return Ok(self.skip(path, "too many symbolic links")),
+            Err(LookupError::Denied { path }) => return Ok(self.skip(&path, "permission denied")),
+            Err(LookupError::TooManyLinks { path }) => return Ok(self.skip(&path, "too many symbolic links")),
             Err(error) => return Err(error),
         };
         self.spend(path, text.len() as u64)?;
-        text.retain(|&byte| byte != 0);
-        while text.last() == Some(&b'\n') {
-            text.pop();
-        }
+        trim(&mut text);
         Ok(text)
     }
 
@@ -189,15 +187,15 @@ impl Reader<'_> {
         match lookup::list(self.root, directory) {
             Ok(entries) => Ok(entries.unwrap_or_default().into_iter().map(|entry| entry.name).collect()),
             Err(LookupError::Denied { path }) => {
-                self.skip(path, "permission denied");
+                self.skip(&path, "permission denied");
                 Ok(Vec::new())
             }
             Err(error) => Err(error),
         }
     }
 
-    fn skip(&mut self, path: ContainerPath, reason: &str) -> Text {
-        self.skipped.push(Skipped { path, reason: reason.to_owned() });
+    fn skip(&mut self, path: &ContainerPath, reason: &str) -> Text {
+        self.skipped.push(Skipped { what: format!("{path} in the image"), reason: reason.to_owned() });
         Text::new()
     }
 
@@ -209,6 +207,14 @@ impl Reader<'_> {
             limit_bytes,
         })?;
         Ok(())
+    }
+}
+
+/// Makes a file's content what a shell's `$(cat FILE)` gives: no NUL bytes, no newlines at the end.
+pub fn trim(text: &mut Text) {
+    text.retain(|&byte| byte != 0);
+    while text.last() == Some(&b'\n') {
+        text.pop();
     }
 }
 
@@ -603,7 +609,7 @@ mod tests {
         );
         let broken = collect(&files([("/.singularity.d/labels.json", b"{\"n\":")])).unwrap();
         assert_eq!(broken.metadata, Metadata::default());
-        assert_eq!(broken.skipped[0].path, ContainerPath::fixed("/.singularity.d/labels.json"));
+        assert_eq!(broken.skipped[0].what, "/.singularity.d/labels.json in the image");
     }
 
     #[test]

@@ -20,7 +20,6 @@ mod reader;
 mod source;
 mod superblock;
 mod walk;
-pub mod write;
 mod xattr;
 
 pub use directory::{Directory, DirectoryEntry, ListingPosition};

@@ -1,0 +1,64 @@
+//! What is known of an image before it is mounted: plain values for the planner.
+
+use starter::paths::HostPath;
+
+/// What holds the root file system.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ImageKind {
+    /// The primary partition of a SIF file; it holds SquashFS.
+    Sif,
+    /// A file that is a SquashFS, perhaps after a launch line.
+    Squashfs,
+    /// A directory.
+    Sandbox,
+}
+
+/// A file system that other partitions of a SIF hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum PartitionFileSystem {
+    Squashfs,
+    Ext3,
+    /// Encrypted, an archive, raw or unknown: nothing that is mounted.
+    Other,
+}
+
+/// Where a file system stands in the image file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Extent {
+    pub offset_bytes: u64,
+    pub size_bytes: u64,
+}
+
+/// A partition of a SIF beside its root file system.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ExtraPartition {
+    /// The id of the SIF object, as `sif list` shows it.
+    pub id: u32,
+    pub file_system: PartitionFileSystem,
+    pub extent: Extent,
+}
+
+/// What is known of an image.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ImageFacts {
+    pub kind: ImageKind,
+    /// The absolute path as the user gave it: `.` and `..` removed by name, symbolic links kept.
+    /// It becomes `APPTAINER_CONTAINER`.
+    pub path: HostPath,
+    /// The last component of `path`, which becomes `APPTAINER_NAME`; not necessarily UTF-8.
+    pub name: Vec<u8>,
+    /// The architecture that the image states, by Go's name (`amd64`); `None` when it states none.
+    pub architecture: Option<&'static str>,
+    /// Where the root file system stands in the file; `None` for a directory.
+    pub root: Option<Extent>,
+    /// The size of the image file; 0 for a directory.
+    pub size_bytes: u64,
+    /// Overlay partitions of the SIF that belong to the root partition's group, in the order of the file.
+    pub overlays: Vec<ExtraPartition>,
+    /// Data partitions of the SIF, for image binds.
+    pub data: Vec<ExtraPartition>,
+    /// Whether `/bin/sh` leads to a file.
+    pub has_shell: bool,
+    /// Whether there is a `/.singularity.d`, which holds the scripts of images made by Apptainer.
+    pub has_singularity_d: bool,
+}
