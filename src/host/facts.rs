@@ -2,8 +2,11 @@
 //!
 //! Nothing here looks at anything. Names and paths are bytes, as the host has them.
 
+mod probed;
+
 use std::collections::BTreeMap;
 
+pub use probed::*;
 use starter::paths::HostPath;
 
 /// A snapshot of the host, taken only as far as the request needs it.
@@ -168,7 +171,9 @@ pub enum NamespaceBlock {
     Chroot,
     /// The caller's uid or gid has no name in the namespace that surrounds it.
     UnmappedCaller,
-    /// Another security module, or a cause that left no trace.
+    /// Another security module: the answer was EACCES, which the kernel itself does not give.
+    SecurityModule,
+    /// A cause that left no trace.
     Unknown,
 }
 

@@ -2,10 +2,14 @@
 //!
 //! [`facts`] is what is known, as plain structs; the other modules look. A start asks for what its request needs and no
 //! more: [`observe`] costs a few dozen system calls, none of which grows with the mounts, the processes or the files of
-//! the host.
+//! the host. [`switches`] explains a start that failed; [`probe`] tries everything out, for `doctor`.
 
 pub mod facts;
 pub mod mountinfo;
+mod name_service;
+pub mod probe;
+pub mod subordinate_ids;
+pub mod switches;
 pub mod user;
 pub mod working_directory;
 
@@ -23,6 +27,8 @@ use facts::{FuseDevice, Home, HostFacts, Kernel, PathFacts, PathKind, Terminal, 
 /// What a request needs to know beyond what every start needs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct What {
+    /// Ranges of ids to map, for a root in the container that can be other users too.
+    pub subordinate_ids: bool,
     /// The mount table: one read that grows with the mounts of the host.
     pub mounts: bool,
     /// Which of the standard descriptors are terminals.
@@ -40,6 +46,7 @@ pub fn observe(what: &What) -> HostFacts {
     let user = user::observe();
     let home = observe_home(&user.entry.home);
     HostFacts {
+        subordinate_ids: what.subordinate_ids.then(|| subordinate_ids::observe(&user)),
         home,
         user,
         working_directory: working_directory::observe(),
@@ -47,7 +54,6 @@ pub fn observe(what: &What) -> HostFacts {
         kernel: observe_kernel(),
         fuse: if what.fuse { observe_fuse(Path::new("/dev/fuse")) } else { FuseDevice::NotObserved },
         user_namespaces: UserNamespaces::NotObserved,
-        subordinate_ids: None,
         mounts: if what.mounts { mountinfo::observe().ok() } else { None },
         terminal: if what.terminal { observe_terminal() } else { Terminal::default() },
         paths: what.paths.iter().map(|path| (path.clone(), observe_path(path))).collect(),

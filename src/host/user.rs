@@ -2,7 +2,7 @@
 //!
 //! The program may be static, so the C library's name service is not used. A user is looked up in `/etc/passwd`, then
 //! (sites with LDAP, SSSD or NIS) by the host's `getent`, then made from the environment: an unknown uid is no error.
-//! Groups likewise, and a group without a name is only a number.
+//! Groups likewise, if the user is one of the name service; a group without a name is only a number.
 //!
 //! ```text
 //! /etc/passwd   name:password:uid:gid:gecos:home:shell
@@ -13,24 +13,16 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
-use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStringExt;
-use std::path::Path;
-use std::process::{Child, ChildStdout, Command, Stdio};
-use std::time::{Duration, Instant};
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::{getgid, getgroups, getuid};
 use starter::paths::HostPath;
 
 use super::facts::{EntrySource, User, UserEntry};
+use super::name_service::{self, Question};
 
-/// How long the host's name service may take. Beyond it a start goes on with what the files and the environment say:
-/// a site whose LDAP is down still computes.
-const NAME_SERVICE_TIME: Duration = Duration::from_millis(300);
-
-/// Bytes of an answer of the name service that are read at most: a group can have many members.
-const ANSWER_MAX: usize = 16 << 20;
+/// Bytes of one line that are read at most: a group can have many members.
+const LINE_MAX: u64 = 16 << 20;
 
 /// Looks the caller up.
 pub fn observe() -> User {
@@ -55,20 +47,29 @@ pub fn observe() -> User {
     };
     let unnamed: Vec<u32> = wanted.iter().copied().filter(|gid| !group_names.contains_key(gid)).collect();
 
-    let mut service = NameService::new();
-    let asked_user = from_file.is_none().then(|| service.ask("passwd", &[uid])).flatten();
-    let asked_groups = if unnamed.is_empty() { None } else { service.ask("group", &unnamed) };
+    let asked = from_file.is_none().then(|| {
+        let deadline = name_service::deadline();
+        // A local user's groups are local as a rule, and one without a name is no reason to start a program.
+        let groups = (!unnamed.is_empty()).then(|| Question::ask("getent", &question("group", &unnamed), deadline));
+        (Question::ask("getent", &question("passwd", &[uid]), deadline), groups.flatten())
+    });
+    let (asked_user, asked_groups) = asked.unwrap_or_default();
     let (entry, entry_source) = match from_file {
         Some(entry) => (entry, EntrySource::PasswordFile),
-        None => match asked_user.map(|question| service.answer(question)).and_then(|text| find_user(&text[..], uid)) {
+        None => match asked_user.and_then(|question| find_user(&question.answer()[..], uid)) {
             Some(entry) => (entry, EntrySource::NameService),
             None => (entry_from_environment(uid, &|name| std::env::var_os(name)), EntrySource::Environment),
         },
     };
     if let Some(question) = asked_groups {
-        group_names.extend(find_groups(&service.answer(question)[..], &unnamed));
+        group_names.extend(find_groups(&question.answer()[..], &unnamed));
     }
     User { uid, gid, groups, entry, entry_source, group_names }
+}
+
+fn question(database: &str, ids: &[u32]) -> Vec<String> {
+    // The kernel takes 128 KiB and more of arguments; beyond this many groups the rest stay numbers.
+    [database.to_owned()].into_iter().chain(ids.iter().take(4096).map(u32::to_string)).collect()
 }
 
 /// Returns the first entry of `uid` in a password file.
@@ -102,11 +103,11 @@ pub fn find_groups(file: impl BufRead, gids: &[u32]) -> BTreeMap<u32, Vec<u8>> {
 }
 
 /// Feeds the lines of `file` to `found` until it has an answer. A line that can't be read ends the search.
-fn find_line<T>(mut file: impl BufRead, mut found: impl FnMut(&[u8]) -> Option<T>) -> Option<T> {
+pub(super) fn find_line<T>(mut file: impl BufRead, mut found: impl FnMut(&[u8]) -> Option<T>) -> Option<T> {
     let mut line = Vec::new();
     loop {
         line.clear();
-        match file.by_ref().take(ANSWER_MAX as u64).read_until(b'\n', &mut line) {
+        match file.by_ref().take(LINE_MAX).read_until(b'\n', &mut line) {
             Ok(0) | Err(_) => return None,
             Ok(_) => {}
         }
@@ -120,7 +121,8 @@ fn find_line<T>(mut file: impl BufRead, mut found: impl FnMut(&[u8]) -> Option<T
     }
 }
 
-fn number(field: &[u8]) -> Option<u32> {
+/// Reads a decimal number of 32 bits.
+pub(super) fn number(field: &[u8]) -> Option<u32> {
     std::str::from_utf8(field).ok()?.parse().ok()
 }
 
@@ -138,65 +140,6 @@ fn entry_from_environment(uid: u32, variable: &dyn Fn(&str) -> Option<OsString>)
         home: HostPath::from_bytes(&absolute("HOME").unwrap_or_else(|| b"/".to_vec())),
         shell: absolute("SHELL").unwrap_or_else(|| b"/bin/sh".to_vec()),
     }
-}
-
-/// The host's name service, behind its own `getent`: questions run side by side, within one time limit.
-struct NameService {
-    program: Option<&'static str>,
-    deadline: Option<Instant>,
-}
-
-struct Question {
-    child: Child,
-    answer: ChildStdout,
-}
-
-impl NameService {
-    fn new() -> Self {
-        // Fixed places, not the search path: the answer decides who the caller is.
-        const PLACES: [&str; 3] = ["/usr/bin/getent", "/bin/getent", "/run/current-system/sw/bin/getent"];
-        Self { program: PLACES.into_iter().find(|place| Path::new(place).exists()), deadline: None }
-    }
-
-    fn ask(&mut self, database: &str, ids: &[u32]) -> Option<Question> {
-        // The kernel takes 128 KiB and more of arguments; beyond this many groups the rest stay numbers.
-        let ids = ids.iter().take(4096).map(u32::to_string);
-        let mut child = Command::new(self.program?)
-            .arg(database)
-            .args(ids)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .ok()?;
-        self.deadline.get_or_insert_with(|| Instant::now() + NAME_SERVICE_TIME);
-        let answer = child.stdout.take()?;
-        Some(Question { child, answer })
-    }
-
-    /// Returns what was answered before the time ran out; lines that were complete by then count.
-    fn answer(&self, mut question: Question) -> Vec<u8> {
-        let mut text = Vec::new();
-        let mut chunk = [0u8; 8192];
-        while text.len() < ANSWER_MAX && wait_readable(&question.answer, self.deadline) {
-            match question.answer.read(&mut chunk) {
-                Ok(0) | Err(_) => break,
-                Ok(count) => text.extend_from_slice(&chunk[..count]),
-            }
-        }
-        // No child may be left to the command that takes this process over. A kill is a no-op for one that has ended.
-        let _ = question.child.kill();
-        let _ = question.child.wait();
-        text
-    }
-}
-
-fn wait_readable(pipe: &ChildStdout, deadline: Option<Instant>) -> bool {
-    let Some(left) = deadline.and_then(|deadline| deadline.checked_duration_since(Instant::now())) else {
-        return false;
-    };
-    let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO);
-    matches!(poll(&mut [PollFd::new(pipe.as_fd(), PollFlags::POLLIN)], timeout), Ok(ready) if ready > 0)
 }
 
 #[cfg(test)]

@@ -20,6 +20,7 @@ mod reader;
 mod source;
 mod superblock;
 mod walk;
+pub mod write;
 mod xattr;
 
 pub use directory::{Directory, DirectoryEntry, ListingPosition};

@@ -1,0 +1,184 @@
+//! Where everything will lie, decided from sizes alone: blocks of each file, fragments of the tail ends, jobs.
+//!
+//! ```text
+//! file a  |block 0|block 1|tail|        pieces: a's blocks, c's blocks, fragment 0 (tails of a, b, c), ...
+//! file b  |tail|                        jobs:   runs of pieces of about one MiB, compressed on any thread,
+//! file c  |block 0|tail|                        written in this order
+//! ```
+
+use super::duplicates::SameAs;
+use super::{WriteError, content};
+use crate::tree::{InodeId, Tree};
+use std::ops::Range;
+
+/// Content that one job compresses, about.
+const JOB_BYTES: u64 = 1 << 20;
+/// Stands in an inode for "no fragment".
+pub(super) const NO_FRAGMENT: u32 = u32::MAX;
+
+/// A file whose content is stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct File {
+    pub inode: InodeId,
+    pub size_bytes: u64,
+    /// Number of its first block, counted over all files.
+    pub first_block: u64,
+    /// Number of its blocks, each full.
+    pub blocks: u64,
+    /// The fragment that holds its tail, or [`NO_FRAGMENT`]; and where in it.
+    pub fragment: u32,
+    pub fragment_offset: u32,
+}
+
+/// What a thread compresses without a pause.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Piece {
+    /// Some blocks of the file of that number.
+    Blocks { file: u32, blocks: Range<u64> },
+    /// One fragment: the tails of these files of [`Plan::tails`].
+    Fragment { tails: Range<u32> },
+}
+
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Plan {
+    pub files: Vec<File>,
+    /// For each inode the number of its file (that of the first one for a duplicate), or `u32::MAX`.
+    pub file_of: Vec<u32>,
+    /// Files with a tail, in the order of the fragments.
+    pub tails: Vec<u32>,
+    pub pieces: Vec<Piece>,
+    /// Runs of `pieces`.
+    pub jobs: Vec<Range<usize>>,
+    pub block_bytes: usize,
+    pub content_bytes: u64,
+    pub duplicate_files: u32,
+    pub duplicate_bytes: u64,
+}
+
+impl Plan {
+    pub fn fragment_count(&self) -> usize {
+        self.pieces.iter().filter(|piece| matches!(piece, Piece::Fragment { .. })).count()
+    }
+
+    pub fn block_count(&self) -> u64 {
+        self.files.last().map_or(0, |file| file.first_block + file.blocks)
+    }
+
+    /// Bytes of a file's tail.
+    pub fn tail_bytes(&self, file: &File) -> usize {
+        (file.size_bytes % self.block_bytes as u64) as usize
+    }
+}
+
+/// Lays out the contents of `files`, in that order.
+pub(super) fn plan(tree: &Tree, files: &[InodeId], same_as: &SameAs, block_bytes: usize) -> Result<Plan, WriteError> {
+    let mut plan = Plan { block_bytes, file_of: vec![u32::MAX; tree.inode_count()], ..Plan::default() };
+    let mut open_tails: u32 = 0;
+    let mut open_bytes = 0;
+    let mut first_block = 0;
+    let mut fragments = 0;
+    for &inode in files {
+        let size_bytes = content(tree, inode).map_or(0, crate::tree::Content::size_bytes);
+        plan.content_bytes = plan.content_bytes.saturating_add(size_bytes);
+        if let Some(earlier) = same_as.get(&inode) {
+            plan.file_of[inode.index()] = plan.file_of[earlier.index()];
+            plan.duplicate_files += 1;
+            plan.duplicate_bytes += size_bytes;
+            continue;
+        }
+        let number = plan.files.len() as u32;
+        let blocks = size_bytes / block_bytes as u64;
+        let tail = (size_bytes % block_bytes as u64) as usize;
+        let blocks_a_piece = (JOB_BYTES / block_bytes as u64).max(1);
+        for start in (0..blocks).step_by(blocks_a_piece as usize) {
+            let end = blocks.min(start + blocks_a_piece);
+            plan.pieces.push(Piece::Blocks { file: number, blocks: start..end });
+        }
+        let (mut fragment, mut fragment_offset) = (NO_FRAGMENT, 0);
+        if tail > 0 {
+            if open_bytes + tail > block_bytes {
+                let end = plan.tails.len() as u32;
+                plan.pieces.push(Piece::Fragment { tails: open_tails..end });
+                (open_tails, open_bytes) = (end, 0);
+                fragments += 1;
+            }
+            (fragment, fragment_offset) = (fragments, open_bytes as u32);
+            open_bytes += tail;
+            plan.tails.push(number);
+        }
+        plan.file_of[inode.index()] = number;
+        plan.files.push(File { inode, size_bytes, first_block, blocks, fragment, fragment_offset });
+        first_block = first_block.checked_add(blocks).ok_or(WriteError::TooMany { what: "blocks", limit: u64::MAX })?;
+    }
+    if open_bytes > 0 {
+        plan.pieces.push(Piece::Fragment { tails: open_tails..plan.tails.len() as u32 });
+    }
+    plan.jobs = jobs(&plan.pieces, block_bytes as u64);
+    Ok(plan)
+}
+
+/// Cuts the pieces into runs of about [`JOB_BYTES`].
+fn jobs(pieces: &[Piece], block_bytes: u64) -> Vec<Range<usize>> {
+    let mut jobs = Vec::new();
+    let (mut start, mut bytes) = (0, 0);
+    for (index, piece) in pieces.iter().enumerate() {
+        let piece_bytes = match piece {
+            Piece::Blocks { blocks, .. } => (blocks.end - blocks.start) * block_bytes,
+            Piece::Fragment { .. } => block_bytes,
+        };
+        if bytes > 0 && bytes + piece_bytes > JOB_BYTES {
+            jobs.push(start..index);
+            (start, bytes) = (index, 0);
+        }
+        bytes += piece_bytes;
+    }
+    if start < pieces.len() {
+        jobs.push(start..pieces.len());
+    }
+    jobs
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tree::{Attributes, Body, Content};
+
+    fn plan_of(sizes: &[usize]) -> Plan {
+        let attributes = || Attributes { mode: 0o644, uid: 0, gid: 0, mtime: 0, xattrs: Vec::new() };
+        let mut tree = Tree::new(attributes());
+        let mut files = Vec::new();
+        for (index, size) in sizes.iter().enumerate() {
+            let body = Body::File(Content::Bytes(vec![b'x'; *size].into()));
+            files.push(tree.insert(tree.root(), index.to_string().as_bytes(), attributes(), body).unwrap());
+        }
+        plan(&tree, &files, &SameAs::new(), 4096).unwrap()
+    }
+
+    #[test]
+    fn tails_fill_one_fragment_until_the_next_does_not_fit() {
+        let plan = plan_of(&[4096 + 4000, 96, 1, 4096]);
+        let fragments: Vec<(u32, u32)> = plan.files.iter().map(|f| (f.fragment, f.fragment_offset)).collect();
+        assert_eq!(fragments, [(0, 0), (0, 4000), (1, 0), (NO_FRAGMENT, 0)]);
+        let expected = [
+            Piece::Blocks { file: 0, blocks: 0..1 },
+            Piece::Fragment { tails: 0..2 },
+            Piece::Blocks { file: 3, blocks: 0..1 },
+            Piece::Fragment { tails: 2..3 },
+        ];
+        assert_eq!(plan.pieces, expected);
+    }
+
+    #[test]
+    fn a_large_file_is_cut_into_jobs_that_cover_it_once() {
+        let plan = plan_of(&[3 << 20, 5 << 20]);
+        assert_eq!(plan.jobs.len(), 8);
+        assert_eq!(plan.jobs.first(), Some(&(0..1)));
+        assert_eq!(plan.jobs.last(), Some(&(7..8)));
+        assert_eq!(plan.block_count(), 8 << 8);
+    }
+
+    #[test]
+    fn nothing_to_store_is_no_job() {
+        assert_eq!(plan_of(&[]).jobs, []);
+    }
+}

@@ -1,0 +1,168 @@
+//! Images of trees in memory.
+
+use super::*;
+use crate::tree::{Attributes, Content, Source, SourceId};
+use std::io::{Cursor, Read};
+use std::sync::Arc;
+
+fn attributes(mode: u16) -> Attributes {
+    Attributes { mode, uid: 0, gid: 0, mtime: 1_700_000_000, xattrs: Vec::new() }
+}
+
+fn options(compression: Compression, threads: usize) -> PackOptions {
+    PackOptions { compression, threads: NonZeroUsize::new(threads).unwrap(), time: 1_700_000_000 }
+}
+
+/// A file system with all that the format distinguishes in how data lie: whole blocks, tails, zeros, duplicates.
+fn sample() -> Tree {
+    let mut tree = Tree::new(attributes(0o755));
+    let mut noise = 1_u64;
+    let mut random = |length: usize| -> Arc<[u8]> {
+        let mut next = || {
+            noise ^= noise << 13;
+            noise ^= noise >> 7;
+            noise ^= noise << 17;
+            noise as u8
+        };
+        (0..length).map(|_| next()).collect()
+    };
+    let twice = random(BLOCK_BYTES * 10 + 77);
+    let contents = [
+        twice.clone(),
+        vec![0; BLOCK_BYTES * 3].into(),
+        random(BLOCK_BYTES),
+        b"a tail".as_slice().into(),
+        twice,
+        vec![b'x'; BLOCK_BYTES * 40 + 1].into(),
+        Vec::new().into(),
+    ];
+    let directory = tree.insert(tree.root(), b"many", attributes(0o755), Body::Directory).unwrap();
+    for (index, content) in contents.into_iter().enumerate() {
+        let body = Body::File(Content::Bytes(content));
+        tree.insert(tree.root(), format!("file{index}").as_bytes(), attributes(0o644), body).unwrap();
+    }
+    for index in 0..3000 {
+        let body = Body::File(Content::Bytes(format!("{index}").repeat(index % 70).into_bytes().into()));
+        tree.insert(directory, format!("a file of many {index}").as_bytes(), attributes(0o600), body).unwrap();
+    }
+    tree
+}
+
+fn image(tree: &Tree, options: &PackOptions) -> (Vec<u8>, Summary) {
+    let mut out = Cursor::new(Vec::new());
+    let summary = write(tree, options, &mut out).unwrap();
+    (out.into_inner(), summary)
+}
+
+#[test]
+fn the_number_of_threads_changes_no_byte() {
+    let tree = sample();
+    for compression in [Compression::None, Compression::GZIP, Compression::Lz4, Compression::ZSTD] {
+        let one = image(&tree, &options(compression, 1));
+        for threads in [2, 7] {
+            assert!(one == image(&tree, &options(compression, threads)), "{compression:?}, {threads} threads");
+        }
+    }
+}
+
+#[test]
+fn the_digest_follows_the_content() {
+    let summary = |byte: u8| {
+        let mut tree = Tree::new(attributes(0o755));
+        let body = Body::File(Content::Bytes(vec![byte; 5].into()));
+        tree.insert(tree.root(), b"file", attributes(0o644), body).unwrap();
+        image(&tree, &options(Compression::None, 1)).1
+    };
+    assert_eq!(summary(1), summary(1));
+    assert_ne!(summary(1).digest, summary(2).digest);
+}
+
+#[test]
+fn duplicates_are_stored_once_and_zeros_not_at_all() {
+    let (bytes, summary) = image(&sample(), &options(Compression::None, 2));
+    assert!(summary.duplicate_bytes > 10 * BLOCK_BYTES as u64, "{summary:?}");
+    // What is left: eleven random blocks, forty of `x`, small files and names.
+    assert!(bytes.len() < 57 * BLOCK_BYTES, "{}", bytes.len());
+}
+
+#[test]
+fn an_image_begins_where_its_file_stands_and_ends_at_a_page() {
+    let tree = sample();
+    let alone = image(&tree, &options(Compression::GZIP, 2)).0;
+    let mut out = Cursor::new(vec![b'.'; 8192 + 17]);
+    out.set_position(8192);
+    let summary = write(&tree, &options(Compression::GZIP, 2), &mut out).unwrap();
+    assert_eq!(out.position(), 8192 + summary.size_bytes);
+    assert_eq!(summary.size_bytes % PADDING_BYTES, 0);
+    assert!(out.get_ref()[8192..] == alone);
+    assert_eq!(out.get_ref()[..8192], [b'.'; 8192]);
+}
+
+/// Content that is not as long as was said, or can't be had.
+struct Odd(Result<&'static [u8], io::ErrorKind>);
+
+impl Source for Odd {
+    fn open(&self, _: u64, offset_bytes: u64) -> io::Result<Box<dyn Read + '_>> {
+        Ok(Box::new(&self.0?[offset_bytes as usize..]))
+    }
+    fn name(&self, key: u64) -> String {
+        format!("odd/{key}")
+    }
+}
+
+fn check_odd(source: Odd, files: u64, expected: &str) {
+    let mut tree = Tree::new(attributes(0o755));
+    let source: SourceId = tree.add_source(Arc::new(source)).unwrap();
+    for key in 0..files {
+        let body = Body::File(Content::Stored { source, key, size_bytes: 5 });
+        tree.insert(tree.root(), &[b'a' + key as u8], attributes(0o644), body).unwrap();
+    }
+    let error = write(&tree, &options(Compression::GZIP, 2), &mut Cursor::new(Vec::new())).unwrap_err();
+    assert_eq!(error.to_string(), expected);
+}
+
+#[test]
+fn a_file_that_changed_is_an_error_with_its_name() {
+    let changed = "odd/0 changed while it was packed: it no longer holds 5 bytes";
+    check_odd(Odd(Ok(b"1234")), 1, changed);
+    check_odd(Odd(Ok(b"123456")), 1, changed);
+    check_odd(Odd(Ok(b"1234")), 2, changed);
+}
+
+#[test]
+fn a_file_that_can_not_be_read_is_an_error_with_its_name() {
+    check_odd(Odd(Err(io::ErrorKind::PermissionDenied)), 1, "cannot read odd/0: permission denied");
+    check_odd(Odd(Err(io::ErrorKind::PermissionDenied)), 2, "cannot read odd/0: permission denied");
+}
+
+/// A file with room for so many bytes.
+struct Full(Cursor<Vec<u8>>, usize);
+
+impl Write for Full {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.0.position() as usize + bytes.len() > self.1 {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        self.0.write(bytes)
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Seek for Full {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        self.0.seek(to)
+    }
+}
+
+#[test]
+fn a_full_file_system_is_an_error_wherever_it_fills() {
+    let tree = sample();
+    let whole = image(&tree, &options(Compression::None, 2)).0.len();
+    for room in [0, 96, 200_000, whole / 2, whole - 5000, whole - 1] {
+        let error = write(&tree, &options(Compression::None, 2), &mut Full(Cursor::default(), room)).unwrap_err();
+        assert!(matches!(&error, WriteError::Output { .. }), "{error}");
+        assert_eq!(error.hints().len(), 1);
+    }
+}
