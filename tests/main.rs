@@ -14,4 +14,5 @@ mod image;
 mod inspect;
 mod rooms;
 mod run;
+mod sif;
 mod terminal;

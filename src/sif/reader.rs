@@ -414,3 +414,277 @@ pub(super) fn extent_of(descriptor: &Descriptor) -> Result<Extent, Problem> {
     }
     Ok(Extent { offset: from, size: length })
 }
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::sif::{Creation, CreationOptions, NewObject, Partition, put, text};
+    use proptest::prelude::*;
+    use std::cell::Cell;
+
+    pub(in crate::sif) fn squashfs(kind: PartitionKind) -> NewObject {
+        NewObject::partition(Partition { fs: FileSystem::Squashfs, kind, arch: Arch::Amd64 })
+    }
+
+    /// Definition file (1), labels (2), root (3), overlay (4).
+    pub(in crate::sif) fn image() -> Vec<u8> {
+        let mut creation = Creation::begin(Vec::new(), &CreationOptions::deterministic()).unwrap();
+        creation.add(&NewObject::new(DataType::DefinitionFile), &b"bootstrap: x\n"[..]).unwrap();
+        creation.add(&NewObject::new(DataType::GenericJson).named("labels"), &b"{}"[..]).unwrap();
+        creation.add(&squashfs(PartitionKind::PrimarySystem), &[7; 5000][..]).unwrap();
+        creation.add(&squashfs(PartitionKind::Overlay), &[8; 10][..]).unwrap();
+        creation.finish().unwrap()
+    }
+
+    /// Where field `field` of slot `slot` stands in an image of ours.
+    fn record(slot: usize, field: usize) -> usize {
+        4096 + slot * DESCRIPTOR_SIZE + field
+    }
+
+    fn with(at: usize, bytes: &[u8]) -> Vec<u8> {
+        let mut image = image();
+        put(&mut image, at, bytes);
+        image
+    }
+
+    fn ids_of(problem: impl Fn(Problem) -> bool, image: &[u8]) -> Vec<u32> {
+        let reader = Reader::open(image).unwrap();
+        reader.objects().iter().filter(|o| o.problem.is_some_and(&problem)).map(Object::id).collect()
+    }
+
+    #[test]
+    fn a_sound_image_has_no_problems_and_a_root() {
+        let image = image();
+        let reader = Reader::open(image.as_slice()).unwrap();
+        assert!(ids_of(|_| true, &image).is_empty());
+        assert_eq!(reader.descriptors_free(), 44);
+        let root = reader.root().unwrap();
+        assert_eq!((root.id, root.arch, root.extent), (3, Arch::Amd64, Extent { offset: 32768, size: 5000 }));
+        assert_eq!(reader.overlay_partitions(&root).map(Object::id).collect::<Vec<_>>(), [4]);
+        assert_eq!(reader.by_name(b"labels").map(Object::id), Some(2));
+        assert_eq!(reader.read(reader.by_id(2).unwrap(), 2).unwrap(), b"{}");
+    }
+
+    #[test]
+    fn an_overlay_of_another_group_does_not_belong_to_the_root() {
+        let image = with(record(3, 9), &0xf000_0002u32.to_le_bytes());
+        let reader = Reader::open(image.as_slice()).unwrap();
+        assert_eq!(reader.overlay_partitions(&reader.root().unwrap()).count(), 0);
+    }
+
+    struct Counting<'a>(&'a [u8], Cell<usize>);
+
+    impl ReadAt for Counting<'_> {
+        fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+            self.1.set(self.1.get() + 1);
+            self.0.read_exact_at(buffer, offset)
+        }
+
+        fn size(&self) -> io::Result<u64> {
+            self.0.size()
+        }
+    }
+
+    #[test]
+    fn opening_an_ordinary_image_takes_one_read() {
+        let image = image();
+        let source = Counting(&image, Cell::new(0));
+        assert_eq!(Reader::open(&source).unwrap().objects().len(), 4);
+        assert_eq!(source.1.get(), 1);
+    }
+
+    #[test]
+    fn a_large_table_is_read_in_pieces() {
+        let options = CreationOptions { capacity: 1000, ..CreationOptions::deterministic() };
+        let mut creation = Creation::begin(Vec::new(), &options).unwrap();
+        for _ in 0..900 {
+            creation.add(&NewObject::new(DataType::Generic), &b"x"[..]).unwrap();
+        }
+        let image = creation.finish().unwrap();
+        let source = Counting(&image, Cell::new(0));
+        let reader = Reader::open(&source).unwrap();
+        assert_eq!(reader.objects().iter().map(Object::id).collect::<Vec<_>>(), (1..=900).collect::<Vec<_>>());
+        assert_eq!(source.1.get(), 4);
+    }
+
+    fn refusal(at: usize, bytes: &[u8]) -> OpenError {
+        Reader::open(with(at, bytes)).unwrap_err()
+    }
+
+    #[test]
+    fn a_table_that_cannot_be_trusted_fails_the_opening() {
+        for total in [-1i64, 65_537, i64::MAX] {
+            assert!(matches!(refusal(88, &total.to_le_bytes()), OpenError::DescriptorCount { .. }), "{total}");
+        }
+        for offset in [-4096i64, 0, 127] {
+            assert!(matches!(refusal(96, &offset.to_le_bytes()), OpenError::TableOffset { .. }), "{offset}");
+        }
+        for size in [-1i64, 0, 28_079] {
+            assert!(matches!(refusal(104, &size.to_le_bytes()), OpenError::TableSize { .. }), "{size}");
+        }
+        for size in [1i64 << 40, i64::MAX] {
+            assert!(matches!(refusal(104, &size.to_le_bytes()), OpenError::TablePastEnd { .. }), "{size}");
+        }
+        assert!(matches!(refusal(96, &i64::MAX.to_le_bytes()), OpenError::TablePastEnd { end: None, .. }));
+    }
+
+    #[test]
+    fn a_file_that_ends_in_the_table_is_refused_with_both_ends() {
+        let mut short = image();
+        short.truncate(20_000);
+        let error = Reader::open(short).unwrap_err();
+        assert!(matches!(error, OpenError::TablePastEnd { end: Some(32_176), size_bytes: 20_000 }), "{error}");
+    }
+
+    /// Field 17 is the offset, 25 the size. The other objects stay sound.
+    fn check_place(field: usize, value: i64, expected: impl Fn(Problem) -> bool) {
+        let image = with(record(2, field), &value.to_le_bytes());
+        assert_eq!(ids_of(|_| true, &image), [3], "{value}");
+        assert_eq!(ids_of(expected, &image), [3], "{value}");
+        let reader = Reader::open(image.as_slice()).unwrap();
+        let object = reader.by_id(3).unwrap();
+        assert!(matches!(reader.read(object, u64::MAX), Err(ObjectError::Damaged { id: 3, .. })));
+        assert!(matches!(reader.copy(object, &mut Vec::new()), Err(ObjectError::Damaged { id: 3, .. })));
+        assert!(matches!(reader.root(), Err(RootError::Damaged { id: 3, .. })));
+        assert_eq!(text::list(reader.objects()).lines().count(), 3 + 4);
+    }
+
+    #[test]
+    fn data_outside_the_file_or_on_its_tables_cannot_be_used() {
+        check_place(17, -4096, |p| matches!(p, Problem::NegativeOffset { offset: -4096 }));
+        check_place(25, -1, |p| matches!(p, Problem::NegativeSize { size: -1 }));
+        check_place(17, i64::MAX - 10, |p| matches!(p, Problem::EndOverflows { .. }));
+        check_place(25, 1 << 40, |p| matches!(p, Problem::PastEnd { .. }));
+        check_place(17, 1 << 40, |p| matches!(p, Problem::PastEnd { .. }));
+        check_place(17, 100, |p| matches!(p, Problem::OnHeader { offset: 100 }));
+        check_place(17, 4000, |p| matches!(p, Problem::OnTable { offset: 4000 }));
+        check_place(17, 32_175, |p| matches!(p, Problem::OnTable { .. }));
+    }
+
+    #[test]
+    fn objects_that_share_bytes_are_both_refused() {
+        let image = with(record(1, 17), &32_780i64.to_le_bytes());
+        assert_eq!(ids_of(|p| matches!(p, Problem::Overlaps { .. }), &image), [2, 3]);
+    }
+
+    #[test]
+    fn an_object_without_data_may_be_anywhere() {
+        let mut image = with(record(1, 17), &(1i64 << 50).to_le_bytes());
+        put(&mut image, record(1, 25), &0i64.to_le_bytes());
+        assert!(ids_of(|_| true, &image).is_empty());
+        let reader = Reader::open(image.as_slice()).unwrap();
+        assert_eq!(reader.read(reader.by_id(2).unwrap(), 0).unwrap(), b"");
+    }
+
+    #[test]
+    fn ids_groups_and_links_without_sense_are_noticed() {
+        let check = |at: usize, value: u32, ids: &[u32], expected: fn(Problem) -> bool| {
+            assert_eq!(ids_of(expected, &with(at, &value.to_le_bytes())), ids);
+        };
+        check(record(1, 5), 0, &[0], |p| p == Problem::IdZero);
+        check(record(1, 5), 3, &[3, 3], |p| p == Problem::IdTwice);
+        check(record(1, 9), 1, &[2], |p| matches!(p, Problem::GroupTag { group: 1 }));
+        check(record(1, 13), 0x3000_0001, &[2], |p| matches!(p, Problem::LinkTag { .. }));
+        check(record(1, 13), 77, &[], |_| true);
+    }
+
+    fn root_error(changes: &[(usize, &[u8])]) -> RootError {
+        let mut image = image();
+        for (at, bytes) in changes {
+            put(&mut image, *at, bytes);
+        }
+        Reader::open(image).unwrap().root().unwrap_err()
+    }
+
+    #[test]
+    fn a_root_that_cannot_be_opened_says_what_it_is() {
+        let fs = |code: i32| root_error(&[(record(2, 201), &code.to_le_bytes())]);
+        assert!(matches!(fs(2), RootError::Ext3 { id: 3 }));
+        assert!(matches!(fs(4), RootError::NotAFileSystem { id: 3, kind: "Raw" }));
+        assert!(matches!(fs(5), RootError::EncryptedLuks { id: 3 }));
+        assert!(matches!(fs(6), RootError::EncryptedGocryptfs { id: 3 }));
+        assert!(matches!(fs(99), RootError::UnknownFileSystem { id: 3, code: 99 }));
+        assert!(matches!(fs(-1), RootError::UnknownFileSystem { id: 3, code: -1 }));
+        assert!(matches!(root_error(&[(record(2, 209), b"99")]), RootError::UnknownArchitecture { id: 3, .. }));
+        let data: &[u8] = &3i32.to_le_bytes();
+        assert!(matches!(root_error(&[(record(2, 205), data)]), RootError::None));
+        let oci: &[u8] = &0x400ai32.to_le_bytes();
+        assert!(matches!(root_error(&[(record(2, 205), data), (record(1, 0), oci)]), RootError::OciSif));
+        let primary: &[u8] = &2i32.to_le_bytes();
+        assert!(matches!(root_error(&[(record(3, 205), primary)]), RootError::Several { ids } if ids == [3, 4]));
+    }
+
+    #[test]
+    fn a_root_of_another_architecture_is_refused_for_this_host() {
+        let image = image();
+        let root = Reader::open(image.as_slice()).unwrap().root().unwrap();
+        assert!(root.for_host(Arch::Amd64).is_ok());
+        let error = root.for_host(Arch::Arm64).unwrap_err();
+        assert_eq!(error.to_string(), "the image's architecture (amd64) can't run on the host's (arm64)");
+    }
+
+    #[test]
+    fn an_object_larger_than_the_limit_is_not_read() {
+        let image = image();
+        let reader = Reader::open(image.as_slice()).unwrap();
+        let error = reader.read(reader.by_id(3).unwrap(), 4999).unwrap_err();
+        assert!(matches!(error, ObjectError::TooLarge { id: 3, size_bytes: 5000, limit_bytes: 4999 }));
+        assert!(matches!(reader.by_id(0), Err(ObjectError::InvalidId)));
+        assert!(matches!(reader.by_id(99), Err(ObjectError::NotFound { id: 99 })));
+    }
+
+    #[test]
+    fn launch_lines_and_magic_are_recognized_at_their_places() {
+        assert!(is_sif(&image()));
+        assert!(!is_sif(b"SIF_MAGIC\0"));
+        assert!(!is_sif(b""));
+        assert_eq!(launch_line_length(b"#!/usr/bin/env run-singularity\nhsqs"), Some(31));
+        assert_eq!(launch_line_length(b"#!/bin/sh\nhsqs"), None);
+        assert_eq!(launch_line_length(b"#!/usr/bin/env run-singularity"), None);
+    }
+
+    /// Asks everything that can be asked of an image.
+    fn ask_everything(bytes: &[u8]) {
+        let Ok(reader) = Reader::open(bytes) else { return };
+        let _ = text::header(reader.header(), reader.descriptors_free());
+        let _ = text::list(reader.objects());
+        for object in reader.objects() {
+            let _ = text::info(&object.descriptor);
+            if let Ok(data) = reader.read(object, 1 << 20) {
+                let mut copy = Vec::new();
+                reader.copy(object, &mut copy).unwrap();
+                assert_eq!(copy, data);
+                let extent = object.extent().unwrap();
+                assert_eq!(extent.size, data.len() as u64);
+            }
+        }
+        if let Ok(root) = reader.root() {
+            assert!(root.extent.offset + root.extent.size <= bytes.len() as u64 || root.extent.size == 0);
+            let _ = reader.overlay_partitions(&root).count();
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_an_image_or_an_error(bytes in prop::collection::vec(any::<u8>(), 0..6000)) {
+            ask_everything(&bytes);
+        }
+
+        #[test]
+        fn an_image_with_any_damage_is_read_or_refused(
+            changes in prop::collection::vec((prop_oneof![0usize..128, 4096usize..6600], any::<u8>()), 1..20),
+            numbers in prop::collection::vec((0usize..4, prop_oneof![Just(17usize), Just(25)], any::<i64>()), 0..3),
+            length in prop_oneof![Just(usize::MAX), 0usize..40_000],
+        ) {
+            let mut image = image();
+            for (at, byte) in changes {
+                image[at] = byte;
+            }
+            for (slot, field, number) in numbers {
+                put(&mut image, record(slot, field), &number.to_le_bytes());
+            }
+            image.truncate(length);
+            ask_everything(&image);
+        }
+    }
+}

@@ -106,7 +106,7 @@ impl Storage for Vec<u8> {
 }
 
 /// The largest image in memory, in bytes.
-const MAX_MEMORY: u64 = 1 << 30;
+const MAX_MEMORY: u64 = 64 << 20;
 
 impl<T: ReadAt + ?Sized> ReadAt for &T {
     fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {

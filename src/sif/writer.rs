@@ -578,3 +578,340 @@ fn write_record(
 fn write_header(storage: &mut impl Storage, header: &Header) -> Result<(), WriteError> {
     storage.write_all_at(&header.to_bytes(), 0).map_err(|source| WriteError::Storage { what: "header", source })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sif::reader::tests::{image, squashfs};
+    use crate::sif::{FileSystem, ReadAt};
+    use proptest::prelude::*;
+
+    const NOW: Stamp = Stamp::Now(Time(1_000_000));
+
+    fn generic() -> NewObject {
+        NewObject::new(DataType::Generic)
+    }
+
+    /// Ids and data of all objects; every one is sound.
+    fn contents(image: &[u8]) -> Vec<(u32, Vec<u8>)> {
+        let reader = Reader::open(image).unwrap();
+        reader.objects().iter().map(|object| (object.id(), reader.read(object, 1 << 20).unwrap())).collect()
+    }
+
+    fn ids(contents: &[(u32, Vec<u8>)]) -> Vec<u32> {
+        contents.iter().map(|(id, _)| *id).collect()
+    }
+
+    /// Storage whose power goes off after some operations; what was written stays.
+    struct PowerCut {
+        bytes: Vec<u8>,
+        operations_left: usize,
+    }
+
+    impl PowerCut {
+        fn spend(&mut self) -> io::Result<()> {
+            self.operations_left = self.operations_left.checked_sub(1).ok_or(io::ErrorKind::Other)?;
+            Ok(())
+        }
+    }
+
+    impl ReadAt for PowerCut {
+        fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+            self.bytes.read_exact_at(buffer, offset)
+        }
+
+        fn size(&self) -> io::Result<u64> {
+            self.bytes.size()
+        }
+    }
+
+    impl Storage for PowerCut {
+        fn write_all_at(&mut self, bytes: &[u8], offset: u64) -> io::Result<()> {
+            self.spend()?;
+            self.bytes.write_all_at(bytes, offset)
+        }
+
+        fn set_size(&mut self, size_bytes: u64) -> io::Result<()> {
+            self.spend()?;
+            self.bytes.set_size(size_bytes)
+        }
+
+        fn sync(&mut self) -> io::Result<()> {
+            self.spend()
+        }
+    }
+
+    /// Cuts the power after each operation in turn: the image then holds what it held before, or what it should after.
+    fn check_power_cuts(change: impl Fn(&mut Writer<&mut PowerCut>) -> Result<(), WriteError>) {
+        let before = contents(&image());
+        let mut whole = PowerCut { bytes: image(), operations_left: usize::MAX };
+        change(&mut Writer::open(&mut whole).unwrap()).unwrap();
+        let after = contents(&whole.bytes);
+        let mut cuts = 0;
+        loop {
+            let mut storage = PowerCut { bytes: image(), operations_left: cuts };
+            let result = change(&mut Writer::open(&mut storage).unwrap());
+            let found = contents(&storage.bytes);
+            assert!(found == before || found == after, "after {cuts} operations: {:?}", ids(&found));
+            if result.is_ok() {
+                break;
+            }
+            cuts += 1;
+        }
+        assert!(cuts >= 4, "data, table, header and two syncs: {cuts}");
+    }
+
+    impl Storage for &mut PowerCut {
+        fn write_all_at(&mut self, bytes: &[u8], offset: u64) -> io::Result<()> {
+            (**self).write_all_at(bytes, offset)
+        }
+
+        fn set_size(&mut self, size_bytes: u64) -> io::Result<()> {
+            (**self).set_size(size_bytes)
+        }
+
+        fn sync(&mut self) -> io::Result<()> {
+            (**self).sync()
+        }
+    }
+
+    impl ReadAt for &mut PowerCut {
+        fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+            (**self).read_exact_at(buffer, offset)
+        }
+
+        fn size(&self) -> io::Result<u64> {
+            (**self).size()
+        }
+    }
+
+    #[test]
+    fn a_power_cut_leaves_the_image_of_before_or_of_after() {
+        check_power_cuts(|writer| writer.add(&generic(), &[9; 600_000][..], NOW).map(drop));
+        check_power_cuts(|writer| writer.delete(&[4], Deletion::default(), NOW));
+        check_power_cuts(|writer| writer.delete(&[4], Deletion { zero: false, compact: true }, NOW));
+    }
+
+    #[test]
+    fn a_source_that_fails_leaves_the_image_as_it_was() {
+        struct Broken(usize);
+        impl Read for Broken {
+            fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+                self.0 = self.0.checked_sub(1).ok_or_else(|| io::Error::other("broken"))?;
+                Ok(buffer.len())
+            }
+        }
+        let mut writer = Writer::open(image()).unwrap();
+        let error = writer.add(&generic(), Broken(3), NOW).unwrap_err();
+        assert!(matches!(error, WriteError::Source { .. }), "{error}");
+        assert_eq!(writer.into_storage(), image());
+    }
+
+    fn refusal(object: &NewObject) -> WriteError {
+        let mut writer = Writer::open(image()).unwrap();
+        let error = writer.add(object, &b"x"[..], NOW).unwrap_err();
+        assert_eq!(writer.into_storage(), image(), "nothing was changed");
+        error
+    }
+
+    #[test]
+    fn what_the_format_cannot_hold_is_refused() {
+        assert!(matches!(refusal(&generic().named([b'x'; 129])), WriteError::NameTooLong { length: 129 }));
+        let group = NewObject { group: Some(1 << 28), ..generic() };
+        assert!(matches!(refusal(&group), WriteError::GroupTooLarge { .. }));
+        let link = NewObject { link: Link::Object(u32::MAX), ..generic() };
+        assert!(matches!(refusal(&link), WriteError::LinkTooLarge { link: u32::MAX }));
+        let far = NewObject { alignment: 1 << 63, ..generic() };
+        assert!(matches!(refusal(&far), WriteError::Overflow));
+        let arch = Arch::Other(*b"99\0");
+        let strange = Partition { fs: FileSystem::Squashfs, kind: PartitionKind::System, arch };
+        let strange = NewObject::partition(strange);
+        assert!(matches!(refusal(&strange), WriteError::UnknownArchitecture { .. }));
+        let second = squashfs(PartitionKind::PrimarySystem);
+        assert!(matches!(refusal(&second), WriteError::SecondPrimary { id: 3 }));
+        let options = CreationOptions { launch_line: vec![b'x'; 32], ..CreationOptions::deterministic() };
+        let error = Creation::begin(Vec::new(), &options).unwrap_err();
+        assert!(matches!(error, WriteError::LaunchLineTooLong { length: 32 }));
+        let options = CreationOptions { capacity: u32::MAX, ..CreationOptions::deterministic() };
+        assert!(matches!(Creation::begin(Vec::new(), &options).unwrap_err(), WriteError::Capacity { .. }));
+    }
+
+    #[test]
+    fn a_name_may_fill_its_field() {
+        let mut writer = Writer::open(image()).unwrap();
+        let id = writer.add(&generic().named([b'x'; 128]), &b"x"[..], NOW).unwrap();
+        let reader = Reader::open(writer.into_storage()).unwrap();
+        assert_eq!(reader.by_id(id).unwrap().descriptor.name(), [b'x'; 128]);
+    }
+
+    fn damaged(at: usize, number: i64) -> Vec<u8> {
+        let mut image = image();
+        put(&mut image, at, &number.to_le_bytes());
+        image
+    }
+
+    #[test]
+    fn nothing_is_added_behind_an_object_whose_end_is_a_lie() {
+        // The size of object 3.
+        let mut writer = Writer::open(damaged(4096 + 2 * 585 + 25, 1 << 40)).unwrap();
+        let error = writer.add(&generic(), &b"x"[..], NOW).unwrap_err();
+        assert!(matches!(error, WriteError::Object(_)), "{error}");
+        writer.delete(&[3], Deletion::default(), NOW).unwrap();
+        assert_eq!(writer.add(&generic(), &b"x"[..], NOW).unwrap(), 3);
+    }
+
+    #[test]
+    fn an_image_without_a_place_for_data_is_not_changed() {
+        for offset in [-1, 0, 32_175] {
+            let error = Writer::open(damaged(112, offset)).unwrap_err();
+            assert!(matches!(error, WriteError::DataOffset { .. }), "{error}");
+        }
+    }
+
+    #[test]
+    fn an_id_that_another_slot_uses_is_not_given_again() {
+        let mut odd = image();
+        put(&mut odd, 4096 + 3 * 585 + 5, &5u32.to_le_bytes());
+        let mut writer = Writer::open(odd).unwrap();
+        assert_eq!(writer.add(&generic(), &b"x"[..], NOW).unwrap(), 6);
+    }
+
+    #[test]
+    fn choosing_a_primary_partition_ends_a_dispute() {
+        let mut disputed = image();
+        put(&mut disputed, 4096 + 3 * 585 + 205, &2i32.to_le_bytes());
+        let mut writer = Writer::open(disputed).unwrap();
+        writer.set_primary(4, NOW).unwrap();
+        assert_eq!(Reader::open(writer.into_storage()).unwrap().root().unwrap().id, 4);
+    }
+
+    #[test]
+    fn only_system_partitions_become_primary() {
+        let mut writer = Writer::open(image()).unwrap();
+        assert!(matches!(writer.set_primary(1, NOW), Err(WriteError::NotAPartition { id: 1 })));
+        assert!(matches!(writer.set_primary(4, NOW), Err(WriteError::NotASystemPartition { id: 4 })));
+        assert!(matches!(writer.set_digest(1, [0; 32], NOW), Err(WriteError::NotOci { id: 1 })));
+        writer.set_primary(3, NOW).unwrap();
+        assert_eq!(writer.into_storage(), image(), "it was primary already");
+    }
+
+    #[test]
+    fn a_list_of_deletions_is_done_whole_or_not_at_all() {
+        let mut writer = Writer::open(image()).unwrap();
+        assert!(writer.delete(&[1, 99], Deletion::default(), NOW).is_err());
+        assert_eq!(writer.into_storage(), image());
+    }
+
+    #[test]
+    fn a_partition_can_be_written_out_of_order() {
+        let mut creation = Creation::begin(Vec::new(), &CreationOptions::deterministic()).unwrap();
+        let mut sink = creation.sink(&squashfs(PartitionKind::PrimarySystem)).unwrap();
+        sink.seek(SeekFrom::Start(96)).unwrap();
+        sink.write_all(b"blocks").unwrap();
+        assert_eq!(sink.stream_position().unwrap(), 102);
+        sink.rewind().unwrap();
+        sink.write_all(b"super").unwrap();
+        assert_eq!(sink.seek(SeekFrom::End(-1)).unwrap(), 101);
+        assert!(sink.seek(SeekFrom::Current(-102)).is_err());
+        assert_eq!(sink.finish().unwrap(), 1);
+        let mut expected = b"super".to_vec();
+        expected.resize(96, 0);
+        expected.extend(b"blocks");
+        assert_eq!(contents(&creation.finish().unwrap()), [(1, expected)]);
+    }
+
+    #[test]
+    fn a_gap_shows_nothing_of_what_was_deleted() {
+        let mut writer = Writer::open(image()).unwrap();
+        writer.delete(&[3, 4], Deletion::default(), NOW).unwrap();
+        let mut sink = ObjectSink::begin(&mut writer, &generic(), Time::UNSET).unwrap();
+        sink.seek(SeekFrom::Start(5000)).unwrap();
+        sink.write_all(b"x").unwrap();
+        let id = sink.finish().unwrap();
+        writer.commit(&[id - 1]).unwrap();
+        let mut expected = vec![0; 5000];
+        expected.push(b'x');
+        assert_eq!(contents(&writer.into_storage())[2].1, expected);
+    }
+
+    #[test]
+    fn a_sink_that_was_dropped_leaves_no_object() {
+        let mut creation = Creation::begin(Vec::new(), &CreationOptions::deterministic()).unwrap();
+        creation.sink(&generic()).unwrap().write_all(b"lost").unwrap();
+        creation.add(&generic(), &b"kept"[..]).unwrap();
+        assert_eq!(contents(&creation.finish().unwrap()), [(1, b"kept".to_vec())]);
+    }
+
+    #[derive(Clone, Debug)]
+    enum Change {
+        Add(Vec<u8>, u64),
+        Delete(u32, Deletion),
+        SetPrimary(u32),
+    }
+
+    fn any_change() -> impl Strategy<Value = Change> {
+        let deletion = any::<(bool, bool)>().prop_map(|(zero, compact)| Deletion { zero, compact });
+        prop_oneof![
+            (prop::collection::vec(any::<u8>(), 0..300), 0..5000u64).prop_map(|(data, at)| Change::Add(data, at)),
+            (0..9u32, deletion).prop_map(|(id, deletion)| Change::Delete(id, deletion)),
+            (0..9u32).prop_map(Change::SetPrimary),
+        ]
+    }
+
+    fn apply<S: Storage>(writer: &mut Writer<S>, change: &Change) -> Result<(), WriteError> {
+        match change {
+            Change::Add(data, alignment) => {
+                let object = NewObject { alignment: *alignment, ..generic() };
+                writer.add(&object, data.as_slice(), NOW).map(drop)
+            }
+            Change::Delete(id, deletion) => writer.delete(&[*id], *deletion, NOW),
+            Change::SetPrimary(id) => writer.set_primary(*id, NOW),
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn changes_keep_an_image_sound_and_touch_nothing_else(changes in prop::collection::vec(any_change(), 0..12)) {
+            let mut model: Vec<(u32, Vec<u8>)> = contents(&image());
+            let mut writer = Writer::open(image()).unwrap();
+            for change in &changes {
+                let ids: Vec<u32> = writer.objects().iter().map(Object::id).collect();
+                let done = apply(&mut writer, change).is_ok();
+                match change {
+                    Change::Add(data, _) => {
+                        prop_assert!(done);
+                        let id = writer.objects().iter().map(Object::id).find(|id| !ids.contains(id)).unwrap();
+                        model.push((id, data.clone()));
+                        model.sort();
+                    }
+                    Change::Delete(id, _) => {
+                        prop_assert_eq!(done, ids.contains(id));
+                        model.retain(|(known, _)| known != id);
+                    }
+                    Change::SetPrimary(_) => {}
+                }
+            }
+            let image = writer.into_storage();
+            prop_assert_eq!(contents(&image), model);
+            let reader = Reader::open(image).unwrap();
+            prop_assert_eq!(reader.header().descriptors_free as u64, reader.descriptors_free());
+            prop_assert!(reader.header().is_deterministic());
+        }
+
+        #[test]
+        fn changes_of_a_damaged_image_end_in_an_error_or_not_at_all(
+            damage in prop::collection::vec((prop_oneof![0usize..128, 4096usize..6600], any::<u8>()), 1..8),
+            changes in prop::collection::vec(any_change(), 1..4),
+        ) {
+            let mut image = image();
+            for (at, byte) in damage {
+                image[at] = byte;
+            }
+            let Ok(mut writer) = Writer::open(image) else { return Ok(()) };
+            for change in &changes {
+                let _ = apply(&mut writer, change);
+            }
+            let _ = Reader::open(writer.into_storage());
+        }
+    }
+}
