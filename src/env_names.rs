@@ -1,1 +1,56 @@
-//! Every environment variable name that sifu reads, once.
+//! Every environment variable name that sifu reads or sets, once, with its meaning.
+//!
+//! Most have a key (`BIND`) that is said with a prefix: `SIFU_BIND`, `APPTAINER_BIND`, `SINGULARITY_BIND`, read in this
+//! order. The keys of flags stand in the flag tables of `cli`, beside the flag; those that belong to no flag are here.
+
+/// Prefixes of a key, the strongest first.
+pub const PREFIXES: [&str; 3] = ["SIFU_", "APPTAINER_", "SINGULARITY_"];
+
+/// The prefix of [`PREFIXES`] that is read for the sake of old scripts, with a note that says so.
+pub const OLD_PREFIX: &str = "SINGULARITY_";
+
+/// Prefixes of variables that are set in the container without the prefix, the strongest first.
+pub const INJECT_PREFIXES: [&str; 3] = ["SIFUENV_", "APPTAINERENV_", "SINGULARITYENV_"];
+
+/// Key: how much is said, as a number (-3, -1, 1, 4, 5), where no flag says it.
+pub const MESSAGE_LEVEL: &str = "MESSAGELEVEL";
+
+/// Whole names of the proxy variables that enter a container even with a clean environment.
+pub const PROXIES: [&str; 10] = [
+    "http_proxy",
+    "https_proxy",
+    "no_proxy",
+    "all_proxy",
+    "ftp_proxy",
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "NO_PROXY",
+    "ALL_PROXY",
+    "FTP_PROXY",
+];
+
+/// Splits a variable's name into the rank of its prefix in [`PREFIXES`] and its key.
+pub fn key_of(name: &[u8]) -> Option<(usize, &[u8])> {
+    PREFIXES.iter().enumerate().find_map(|(rank, prefix)| {
+        let key = name.strip_prefix(prefix.as_bytes())?;
+        (!key.is_empty()).then_some((rank, key))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_prefixed_name_gives_its_key_and_rank() {
+        assert_eq!(key_of(b"SIFU_BIND"), Some((0, &b"BIND"[..])));
+        assert_eq!(key_of(b"SINGULARITY_NO_HOME"), Some((2, &b"NO_HOME"[..])));
+    }
+
+    #[test]
+    fn other_names_have_no_key() {
+        for name in ["BIND", "SIFU_", "APPTAINERENV_BIND", "APPTAINER"] {
+            assert_eq!(key_of(name.as_bytes()), None, "{name}");
+        }
+    }
+}

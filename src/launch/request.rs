@@ -65,6 +65,9 @@ pub struct LaunchRequest {
     pub writable_tmpfs: bool,
     /// `--unsquash`: unpack the image into a directory first.
     pub unsquash: bool,
+    /// `--tmpdir` or the `TMPDIR` key: the host directory for temporary files; `None` leaves the choice to the host's
+    /// own `TMPDIR`.
+    pub tmpdir: Option<OsString>,
 
     pub cleanenv: bool,
     /// `--env` pairs in order; a later one of the same name wins.
@@ -108,6 +111,8 @@ pub struct LaunchRequest {
     /// `--runscript-timeout`: limit for the evaluation of the environment scripts; `None` if not given.
     pub runscript_timeout: Option<Duration>,
 
+    /// `--config`: the site configuration to read instead of the installed one.
+    pub config_file: Option<OsString>,
     /// `--strict`: fail where a rung is missing instead of taking a slower or smaller one.
     pub strict: bool,
     /// What is said: -3 errors only, -1 warnings, 1 default, 4 verbose, 5 debug.
