@@ -1,10 +1,11 @@
 //! The tree of verbs: names, words, flags, texts, and the function behind each.
 
 use super::action_flags::{ACTION, SHELL, request};
+use std::path::Path;
 use std::process::ExitCode;
 
 use super::flags::{Command, Does, Flag, Rest, Said};
-use super::{completion, config, version};
+use super::{answer, completion, config, sif, version};
 use crate::launch::request::Verb;
 use crate::report::Failure;
 
@@ -317,25 +318,25 @@ const SIF_ADD_FLAGS: &[&[Flag]] = &[&[
     Flag::text(
         "signentity",
         "FINGERPRINT",
-        |said, entity| said.object.signentity = Some(entity),
+        |said, entity| said.object.signentity = Some(text(entity)),
         "The key that signed",
     ),
     Flag::text(
         "sbomformat",
         "FORMAT",
-        |said, format| said.object.sbomformat = Some(format),
+        |said, format| said.object.sbomformat = Some(text(format)),
         "An SBOM's format: cyclonedx-json, cyclonedx-xml, github-json, spdx-json, spdx-rdf, spdx-tag-value, spdx-yaml, syft-json",
     ),
     Flag::checked(
         "groupid",
         "NUMBER",
-        |said, text| number(text).map(|number| said.object.groupid = Some(number)),
+        |said, text| number(text).map(|number| said.object.groupid = number),
         "The group that the object joins (default none)",
     ),
     Flag::checked(
         "link",
         "NUMBER",
-        |said, text| number(text).map(|number| said.object.link = Some(number)),
+        |said, text| number(text).map(|number| said.object.link = number),
         "The object that this one speaks of (default none)",
     ),
     Flag::checked(
@@ -419,42 +420,62 @@ fn run_help(_: Said) -> Result<ExitCode, Failure> {
     pending()
 }
 
-fn sif_add(_: Said) -> Result<ExitCode, Failure> {
-    pending()
-}
-
-fn sif_del(_: Said) -> Result<ExitCode, Failure> {
-    pending()
-}
-
-fn sif_dump(_: Said) -> Result<ExitCode, Failure> {
-    pending()
-}
-
-fn sif_header(_: Said) -> Result<ExitCode, Failure> {
-    pending()
-}
-
-fn sif_info(_: Said) -> Result<ExitCode, Failure> {
-    pending()
-}
-
-fn sif_list(_: Said) -> Result<ExitCode, Failure> {
-    pending()
-}
-
-fn sif_new(_: Said) -> Result<ExitCode, Failure> {
-    pending()
-}
-
-fn sif_setprim(_: Said) -> Result<ExitCode, Failure> {
-    pending()
-}
-
 fn doctor(_: Said) -> Result<ExitCode, Failure> {
     pending()
 }
 
 fn pending() -> Result<ExitCode, Failure> {
     Err(Failure::new("this command is not there yet in this version"))
+}
+
+fn sif_header(said: Said) -> Result<ExitCode, Failure> {
+    answer(|out| sif::header(path(&said, 0), out))
+}
+
+fn sif_list(said: Said) -> Result<ExitCode, Failure> {
+    answer(|out| sif::list(path(&said, 0), out))
+}
+
+fn sif_info(said: Said) -> Result<ExitCode, Failure> {
+    let id = object_id(&said)?;
+    answer(|out| sif::info(id, path(&said, 1), out))
+}
+
+fn sif_dump(said: Said) -> Result<ExitCode, Failure> {
+    let id = object_id(&said)?;
+    answer(|out| sif::dump(id, path(&said, 1), out))
+}
+
+fn sif_new(said: Said) -> Result<ExitCode, Failure> {
+    sif::new(path(&said, 0)).map(|()| ExitCode::SUCCESS)
+}
+
+fn sif_add(said: Said) -> Result<ExitCode, Failure> {
+    sif::add(path(&said, 0), path(&said, 1), &said.object).map(|()| ExitCode::SUCCESS)
+}
+
+fn sif_del(said: Said) -> Result<ExitCode, Failure> {
+    sif::del(object_id(&said)?, path(&said, 1)).map(|()| ExitCode::SUCCESS)
+}
+
+fn sif_setprim(said: Said) -> Result<ExitCode, Failure> {
+    sif::setprim(object_id(&said)?, path(&said, 1)).map(|()| ExitCode::SUCCESS)
+}
+
+/// Returns a word as a path; the parser has counted the words.
+fn path(said: &Said, index: usize) -> &Path {
+    said.words.get(index).map_or(Path::new(""), Path::new)
+}
+
+/// Returns the first word as the id of an object.
+fn object_id(said: &Said) -> Result<u32, Failure> {
+    let word = said.words.first().map(|word| word.to_string_lossy()).unwrap_or_default();
+    word.parse().map_err(|_| {
+        Failure::usage(format!("`{word}` is not the id of an object"))
+            .hint("An id is the number in the first column of `sif list`; it stands before the image.")
+    })
+}
+
+fn text(bytes: Vec<u8>) -> String {
+    String::from_utf8_lossy(&bytes).into_owned()
 }

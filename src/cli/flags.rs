@@ -8,6 +8,7 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 
 use super::applet::Applet;
+use super::sif::AddOptions;
 use crate::launch::request::LaunchRequest;
 use crate::report::Failure;
 
@@ -19,7 +20,7 @@ pub struct Said {
     pub launch: LaunchRequest,
     pub alias: Alias,
     pub inspect: Inspect,
-    pub object: Object,
+    pub object: AddOptions,
     pub build: Build,
     pub config: Config,
     pub doctor: Doctor,
@@ -75,22 +76,6 @@ pub struct Inspect {
     pub all: bool,
     pub list_apps: bool,
     pub app: Option<Vec<u8>>,
-}
-
-/// What `sif add` was told about the new object; numbers as the format has them.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Object {
-    pub datatype: Option<i32>,
-    pub parttype: Option<i32>,
-    pub partfs: Option<i32>,
-    pub partarch: Option<i32>,
-    pub signhash: Option<i32>,
-    pub signentity: Option<Vec<u8>>,
-    pub sbomformat: Option<Vec<u8>>,
-    pub groupid: Option<u32>,
-    pub link: Option<u32>,
-    pub alignment: Option<u32>,
-    pub filename: Option<Vec<u8>>,
 }
 
 /// What `build` was asked for.

@@ -74,10 +74,12 @@ pub fn help(applet: Applet, path: &[&'static Command]) -> String {
     text
 }
 
-/// Returns what to show beside an error of the command line.
-pub fn usage(applet: Applet, path: &[&'static Command]) -> String {
+/// Returns what to show beside an error of the command line, with the verbs of a group if they help.
+pub fn usage(applet: Applet, path: &[&'static Command], with_list: bool) -> String {
     let mut text = format!("Usage:\n  {}\n", usage_line(applet, path));
-    list_commands(&mut text, path[path.len() - 1]);
+    if with_list {
+        list_commands(&mut text, path[path.len() - 1]);
+    }
     let words: Vec<_> = path.iter().skip(1).map(|command| command.name).collect();
     let mut help = format!("{} help {}", applet_of_help(applet).name(), words.join(" "));
     help.truncate(help.trim_end().len());

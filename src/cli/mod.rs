@@ -17,7 +17,8 @@ pub mod run_help;
 pub mod sif;
 pub mod version;
 
-use std::io::{ErrorKind, Write};
+use std::cell::Cell;
+use std::io::{self, BufWriter, ErrorKind, Write};
 use std::process::ExitCode;
 
 use self::applet::Applet;
@@ -30,7 +31,7 @@ pub fn run() -> ExitCode {
     let mut words = std::env::args_os();
     let applet = Applet::from_argv0(&words.next().unwrap_or_default());
     if words.len() == 0 && applet != Applet::RunSingularity {
-        say(&help::usage(applet, &[&commands::ROOT]));
+        say(&help::usage(applet, &[&commands::ROOT], true));
         return ExitCode::from(EXIT_USAGE);
     }
     let parsed = parse::parse(&commands::ROOT, applet, words, std::env::vars_os());
@@ -53,7 +54,7 @@ pub fn run() -> ExitCode {
         Err(error) => {
             report::fatal(&error.failure());
             if error.is_usage() {
-                say(&help::usage(applet, path));
+                say(&help::usage(applet, path, error.wants_list()));
             }
             return ExitCode::from(error.failure().code);
         }
@@ -66,16 +67,52 @@ pub fn run() -> ExitCode {
 
 /// Writes to standard error. A closed one is no reason to fail.
 fn say(text: &str) {
-    let _ = std::io::stderr().lock().write_all(text.as_bytes());
+    let _ = io::stderr().lock().write_all(text.as_bytes());
 }
 
-/// Writes a verb's answer to standard output. A reader that has seen enough (`| head`) is no failure.
+/// Writes a verb's text to standard output.
 pub(crate) fn print(text: &str) -> Result<ExitCode, Failure> {
-    let mut stdout = std::io::stdout().lock();
-    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
-        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
-            Err(Failure::new(format!("cannot write to standard output: {error}")))
+    answer(|out| {
+        out.write_all(text.as_bytes())
+            .map_err(|error| Failure::new(format!("cannot write to standard output: {error}")))
+    })
+}
+
+/// Gives a verb standard output to write its answer to. A reader that has seen enough (`sifu help | head`) ends the verb
+/// without an error.
+pub(crate) fn answer(write: impl FnOnce(&mut dyn Write) -> Result<(), Failure>) -> Result<ExitCode, Failure> {
+    let closed = Cell::new(false);
+    let mut out = BufWriter::with_capacity(64 * 1024, StandardOutput { closed: &closed });
+    let written = write(&mut out)
+        .and_then(|()| out.flush().map_err(|error| Failure::new(format!("cannot write to standard output: {error}"))));
+    // What is still in the buffer has nowhere to go if the verb failed to write it.
+    let _ = out.into_parts();
+    match written {
+        Err(_) if closed.get() => Ok(ExitCode::SUCCESS),
+        written => written.map(|()| ExitCode::SUCCESS),
+    }
+}
+
+/// Standard output that remembers that its reader has gone.
+struct StandardOutput<'a> {
+    closed: &'a Cell<bool>,
+}
+
+impl StandardOutput<'_> {
+    fn notice<T>(&self, result: io::Result<T>) -> io::Result<T> {
+        if result.as_ref().is_err_and(|error| error.kind() == ErrorKind::BrokenPipe) {
+            self.closed.set(true);
         }
-        _ => Ok(ExitCode::SUCCESS),
+        result
+    }
+}
+
+impl Write for StandardOutput<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.notice(io::stdout().lock().write(bytes))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.notice(io::stdout().lock().flush())
     }
 }

@@ -109,6 +109,11 @@ impl CommandLineError {
         !matches!(self, Self::LaterFlag { .. } | Self::LaterCommand { .. } | Self::BadVariable { .. })
     }
 
+    /// Tells whether a list of the verbs helps to find the right one.
+    pub fn wants_list(&self) -> bool {
+        matches!(self, Self::NoCommand { .. } | Self::UnknownCommand { meant: None, .. })
+    }
+
     /// Returns the failure for it: exit code 1 for usage, 255 for what is not there yet or comes from the environment.
     pub fn failure(&self) -> Failure {
         let failure = crate::report::failure(self);
@@ -176,6 +181,10 @@ impl Parser {
         match ending? {
             Ending::Do => {}
             other => return Ok(other),
+        }
+        if self.path.len() > 1 && !self.command().commands().is_empty() {
+            // A group alone explains itself, as with Apptainer.
+            return Ok(Ending::Help);
         }
         self.check_words()?;
         let command = self.command();
@@ -904,7 +913,6 @@ mod tests {
             "cannot use `maybe` for the option `--contain`: use 1 or true, 0 or false",
         );
         check_error("-v", &[], 1, "`sifu` needs a command");
-        check_error("sif", &[], 1, "`sifu sif` needs a command");
     }
 
     #[test]
@@ -929,7 +937,9 @@ mod tests {
 
     #[test]
     fn help_is_asked_for_anywhere_before_the_payload() {
-        for line in ["--help", "-h", "exec --help", "exec -e -h", "sif list --help", "exec -B a --help", "sif -h"] {
+        for line in
+            ["--help", "-h", "exec --help", "exec -e -h", "sif list --help", "exec -B a --help", "sif -h", "sif"]
+        {
             assert!(matches!(parsed(line, &[]).order, Ok(Order::Help)), "{line}");
         }
         assert!(matches!(parsed("--version", &[]).order, Ok(Order::Version)));
