@@ -1,11 +1,12 @@
 //! The tree of verbs: names, words, flags, texts, and the function behind each.
 
 use super::action_flags::{ACTION, SHELL, request};
+use std::ffi::{OsStr, OsString};
 use std::path::Path;
 use std::process::ExitCode;
 
 use super::flags::{Command, Does, Flag, Rest, Said};
-use super::{answer, completion, config, sif, version};
+use super::{answer, completion, config, inspect, run_help, sif, version};
 use crate::launch::request::Verb;
 use crate::report::Failure;
 
@@ -168,7 +169,7 @@ const BUILD: Command = Command::verb("build", build, "Make an image from a direc
         &[("sifu build image.sif rootfs/", "Pack a directory")],
     );
 
-const INSPECT: Command = Command::verb("inspect", inspect, "Show an image's labels, scripts and other metadata")
+const INSPECT: Command = Command::verb("inspect", inspect_image, "Show an image's labels, scripts and other metadata")
     .flags(INSPECT_FLAGS)
     .words(&["IMAGE"], Rest::Nothing)
     .text(
@@ -180,7 +181,7 @@ const INSPECT: Command = Command::verb("inspect", inspect, "Show an image's labe
         ],
     );
 
-const RUN_HELP: Command = Command::verb("run-help", run_help, "Show the help text that an image brings")
+const RUN_HELP: Command = Command::verb("run-help", help_of_image, "Show the help text that an image brings")
     .flags(RUN_HELP_FLAGS)
     .words(&["IMAGE"], Rest::Nothing)
     .text(
@@ -261,7 +262,7 @@ const BUILD_FLAGS: &[&[Flag]] =
 
 const INSPECT_FLAGS: &[&[Flag]] = &[&[
     Flag::switch("all", |said, on| said.inspect.all = on, "Show everything, as JSON"),
-    Flag::text("app", "NAME", |said, name| said.inspect.app = Some(name), "Show what belongs to an app"),
+    Flag::text("app", "NAME", |said, name| said.inspect.app = Some(text(name)), "Show what belongs to an app"),
     Flag::switch(
         "deffile",
         |said, on| said.inspect.deffile = on,
@@ -280,7 +281,7 @@ const INSPECT_FLAGS: &[&[Flag]] = &[&[
 ]];
 
 const RUN_HELP_FLAGS: &[&[Flag]] =
-    &[&[Flag::text("app", "NAME", |said, name| said.inspect.app = Some(name), "Show the help of an app")]];
+    &[&[Flag::text("app", "NAME", |said, name| said.inspect.app = Some(text(name)), "Show the help of an app")]];
 
 const SIF_ADD_FLAGS: &[&[Flag]] = &[&[
     Flag::checked(
@@ -412,20 +413,20 @@ fn build(_: Said) -> Result<ExitCode, Failure> {
     pending()
 }
 
-fn inspect(_: Said) -> Result<ExitCode, Failure> {
-    pending()
-}
-
-fn run_help(_: Said) -> Result<ExitCode, Failure> {
-    pending()
-}
-
 fn doctor(_: Said) -> Result<ExitCode, Failure> {
     pending()
 }
 
 fn pending() -> Result<ExitCode, Failure> {
     Err(Failure::new("this command is not there yet in this version"))
+}
+
+fn inspect_image(said: Said) -> Result<ExitCode, Failure> {
+    answer(|out| inspect::run(&said.inspect, word(&said, 0), out))
+}
+
+fn help_of_image(said: Said) -> Result<ExitCode, Failure> {
+    answer(|out| run_help::run(said.inspect.app.as_deref(), word(&said, 0), out))
 }
 
 fn sif_header(said: Said) -> Result<ExitCode, Failure> {
@@ -462,9 +463,13 @@ fn sif_setprim(said: Said) -> Result<ExitCode, Failure> {
     sif::setprim(object_id(&said)?, path(&said, 1)).map(|()| ExitCode::SUCCESS)
 }
 
-/// Returns a word as a path; the parser has counted the words.
+/// Returns a word of the verb; the parser has counted them.
+fn word(said: &Said, index: usize) -> &OsStr {
+    said.words.get(index).map_or(OsStr::new(""), OsString::as_os_str)
+}
+
 fn path(said: &Said, index: usize) -> &Path {
-    said.words.get(index).map_or(Path::new(""), Path::new)
+    Path::new(word(said, index))
 }
 
 /// Returns the first word as the id of an object.

@@ -8,6 +8,7 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 
 use super::applet::Applet;
+use super::inspect::InspectOptions;
 use super::sif::AddOptions;
 use crate::launch::request::LaunchRequest;
 use crate::report::Failure;
@@ -19,7 +20,8 @@ pub struct Said {
     pub global: Global,
     pub launch: LaunchRequest,
     pub alias: Alias,
-    pub inspect: Inspect,
+    /// Of `inspect`; `run-help` has the app of it.
+    pub inspect: InspectOptions,
     pub object: AddOptions,
     pub build: Build,
     pub config: Config,
@@ -60,22 +62,6 @@ pub struct Alias {
     pub containall: bool,
     pub compat: bool,
     pub no_pid: bool,
-}
-
-/// What `inspect` and `run-help` were asked for.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Inspect {
-    pub labels: bool,
-    pub deffile: bool,
-    pub runscript: bool,
-    pub startscript: bool,
-    pub test: bool,
-    pub environment: bool,
-    pub helpfile: bool,
-    pub json: bool,
-    pub all: bool,
-    pub list_apps: bool,
-    pub app: Option<Vec<u8>>,
 }
 
 /// What `build` was asked for.
