@@ -1,1 +1,54 @@
-//! The FUSE server of image partitions.
+//! The image server: SquashFS partitions over `/dev/fuse`, without libfuse, in a process of its own.
+//!
+//! ```text
+//!   launcher                             server (forked before the container's mount namespace exists)
+//!   fork ──────────────────────────────► settle: signals, session, descriptors, limits
+//!   mount, send_fuse ──────────────────► the main thread answers; it sleeps in poll(2)
+//!   send_mount_namespace ──────────────► held
+//!   exec the command                     READs queue up: workers, as many as there are CPUs, 8 at most
+//!   the command ends ──────────────────► the namespace is let go, and taken down here
+//!                                        the last user is gone: the device says ENODEV, the server ends
+//! ```
+//!
+//! It never sits in the mount namespace that holds its own mount, so it can't keep that alive. Images don't change, so
+//! every answer is valid for ever, and "there is no such name" is an answer too.
+
+mod control;
+mod invented;
+mod process;
+mod served;
+mod threads;
+mod wire;
+
+pub use control::{send_fuse, send_mount_namespace};
+pub use invented::{Invented, InventedContent};
+
+use crate::squashfs::Reader;
+use std::os::fd::OwnedFd;
+
+/// How an image is shown.
+#[derive(Clone, Debug)]
+pub struct ServeOptions {
+    pub owner: Owner,
+    /// Nodes that the image lacks, or that replace its own.
+    pub invented: Vec<Invented>,
+}
+
+/// Whom the files of an image belong to, in ids of the user namespace of the mount.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Owner {
+    /// One user and group own everything.
+    Everyone { uid: u32, gid: u32 },
+    /// As the image says.
+    Recorded,
+}
+
+/// Serves `images` until nobody uses them any more, then ends the process.
+///
+/// Call it in a process forked for this, with one thread. `control` gets the descriptors ([`send_fuse`] once per image,
+/// [`send_mount_namespace`]); if it is closed before the first arrives, the server ends. `owner` is a pidfd: when that
+/// process has ended, the mount namespace is let go.
+pub fn run(images: Vec<(Reader, ServeOptions)>, control: OwnedFd, owner: Option<OwnedFd>) -> ! {
+    let code = threads::serve(images, control, owner);
+    starter::sys::exit_immediately(code)
+}

@@ -23,11 +23,11 @@ mod walk;
 pub mod write;
 mod xattr;
 
-pub use directory::{Directory, DirectoryEntry, ListingPosition};
+pub use directory::{Directory, DirectoryEntry, ListingPosition, NAME_BYTES_MAX};
 pub use error::SquashfsError;
 pub use file::{BlockBytes, Piece};
 pub use inode::{Inode, InodeRef};
-pub use reader::Reader;
+pub use reader::{InodeReader, Reader};
 pub use source::{Bytes, ReadAt};
 pub use superblock::{Compression, SUPERBLOCK_BYTES, Superblock, SuperblockError};
 pub use walk::{Visit, Walk};

@@ -84,6 +84,11 @@ impl Reader {
         inode::read(&mut self.inode_cursor(self.inode_position(reference)))
     }
 
+    /// Reads many inodes, quicker when neighbours follow each other.
+    pub fn inodes(&self) -> InodeReader<'_> {
+        InodeReader { reader: self, cursor: self.inode_cursor(self.inode_position(self.root())) }
+    }
+
     /// Owner and group of an inode.
     pub fn owner(&self, inode: &Inode) -> Result<(u32, u32), SquashfsError> {
         let ids = self.0.ids.get_or_init(|| self.load_ids()).as_ref().map_err(Clone::clone)?;
@@ -293,5 +298,18 @@ impl Reader {
 
     pub(super) fn read_packed(&self, start: u64, packed: usize, out: &mut [u8]) -> Result<usize, SquashfsError> {
         codec::read_packed(&self.0.source, self.superblock().compression, start, packed, out)
+    }
+}
+
+/// Reads inodes one after the other; see [`Reader::inodes`].
+pub struct InodeReader<'r> {
+    reader: &'r Reader,
+    cursor: Cursor<'r>,
+}
+
+impl InodeReader<'_> {
+    pub fn read(&mut self, reference: InodeRef) -> Result<Inode, SquashfsError> {
+        self.cursor.seek(self.reader.inode_position(reference));
+        inode::read(&mut self.cursor)
     }
 }

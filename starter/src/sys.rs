@@ -79,3 +79,85 @@ fn sized_answer(call: impl Fn(&mut [u8]) -> libc::ssize_t) -> std::io::Result<Ve
         }
     }
 }
+
+// ---- the image server: descriptors it receives and must not keep, an end without clean-up ----
+
+/// Receives bytes and at most one descriptor from a Unix socket; 0 bytes mean that the other end was closed.
+/// The descriptor is closed on exec.
+pub fn receive_descriptor(
+    socket: std::os::fd::BorrowedFd<'_>,
+    bytes: &mut [u8],
+) -> std::io::Result<(usize, Option<std::os::fd::OwnedFd>)> {
+    use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+    // Room for a header and one descriptor, aligned as the header needs it.
+    let mut ancillary = [0u64; 4];
+    let mut part = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
+    // SAFETY: all-zero bytes are a valid `msghdr` (null pointers and zero lengths).
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    message.msg_iov = &raw mut part;
+    message.msg_iovlen = 1;
+    message.msg_control = ancillary.as_mut_ptr().cast();
+    // SAFETY: pure arithmetic.
+    let space = unsafe { libc::CMSG_SPACE(size_of::<libc::c_int>() as u32) } as usize;
+    message.msg_controllen = space as _;
+    // SAFETY: `message` points to one iovec over `bytes` and to `ancillary`, which is longer than `space`; all three
+    // outlive the call.
+    let count = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, libc::MSG_CMSG_CLOEXEC) };
+    if count < 0 {
+        return Err(std::io::Error::last_os_error());
+    }
+    // SAFETY: `message` was filled by a successful `recvmsg`.
+    let header = unsafe { libc::CMSG_FIRSTHDR(&raw const message) };
+    if header.is_null() {
+        return Ok((count as usize, None));
+    }
+    // SAFETY: `CMSG_FIRSTHDR` gave a non-null pointer: a whole, aligned header inside `ancillary`.
+    let head = unsafe { std::ptr::read(header) };
+    // SAFETY: pure arithmetic.
+    let expected = unsafe { libc::CMSG_LEN(size_of::<libc::c_int>() as u32) } as usize;
+    if head.cmsg_level != libc::SOL_SOCKET || head.cmsg_type != libc::SCM_RIGHTS || head.cmsg_len as usize != expected {
+        return Ok((count as usize, None));
+    }
+    // SAFETY: `header` is valid; the result points behind it, inside `ancillary`.
+    let data = unsafe { libc::CMSG_DATA(header) };
+    // SAFETY: the length was checked: one `c_int` lies at `data`, perhaps unaligned.
+    let raw = unsafe { std::ptr::read_unaligned(data.cast::<libc::c_int>()) };
+    // SAFETY: the kernel has just made this descriptor for us; nobody else knows it.
+    Ok((count as usize, Some(unsafe { OwnedFd::from_raw_fd(raw) })))
+}
+
+/// Closes every descriptor above 2 but `needed`. Only for a process that goes on with `needed` alone and ends by
+/// [`exit_immediately`]: owners of other descriptors must not use or drop them afterwards.
+pub fn close_all_except(needed: &[std::os::fd::BorrowedFd<'_>]) {
+    use std::os::fd::AsRawFd;
+    let mut kept: Vec<u32> = needed.iter().filter_map(|fd| u32::try_from(fd.as_raw_fd()).ok()).collect();
+    kept.sort_unstable();
+    let mut first = 3;
+    for last in kept.into_iter().map(Some).chain([None]) {
+        let end = last.map_or(u32::MAX, |kept| kept.saturating_sub(1));
+        if first <= end && last.is_none_or(|kept| kept > first) {
+            close_range(first, end);
+        }
+        first = last.map_or(first, |kept| first.max(kept + 1));
+    }
+}
+
+fn close_range(first: u32, last: u32) {
+    // SAFETY: closes descriptors by number and touches no memory; that nobody uses them later is the caller's promise.
+    let result = unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
+    if result == 0 {
+        return;
+    }
+    // Kernels before 5.9: one by one, as far as descriptors are given out in practice.
+    for descriptor in first..=last.min(4096) {
+        // SAFETY: as above; a number that is not open is an error without effect.
+        unsafe { libc::close(descriptor as libc::c_int) };
+    }
+}
+
+/// Ends the process at once: no destructors, no handlers, no buffers flushed. For forked children, whose memory holds
+/// copies of what their parent still has to write.
+pub fn exit_immediately(code: i32) -> ! {
+    // SAFETY: does not return and touches no memory of ours.
+    unsafe { libc::_exit(code) }
+}

@@ -1,0 +1,396 @@
+//! An image as the kernel is told of it: each request of the protocol to its answer. No system calls in here.
+//!
+//! A node's number is the place of its inode, so that nothing needs to be remembered between requests:
+//!
+//! ```text
+//!   1                        the root directory
+//!   inode reference + 2      an inode of the image (48 bits)
+//!   bit 63, index            an invented node
+//! ```
+
+use super::invented::{InventedContent, InventedTree, Place};
+use super::wire::{self, Attributes, Body, Listed, Range, Request};
+use super::{Owner, ServeOptions};
+use crate::squashfs::{DirectoryEntry, Inode, InodeRef, ListingPosition, NAME_BYTES_MAX, Piece, Reader, SquashfsError};
+use crate::tree::Kind;
+use nix::errno::Errno;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+const INVENTED_BIT: u64 = 1 << 63;
+
+/// Bits of a listing's offset: from here on the invented nodes, by index; from there on the image's own entries.
+/// 1 and 2 are `.` and `..`.
+const OFFSET_INVENTED_BIT: u64 = 1 << 61;
+const OFFSET_IMAGE_BIT: u64 = 1 << 62;
+
+/// READs are 1 MiB at most; a listing that asks for more is given this.
+const REPLY_BYTES_MAX: usize = 1 << 20;
+
+pub(super) struct Served {
+    pub reader: Reader,
+    owner: Owner,
+    invented: InventedTree,
+    /// What was agreed on in INIT.
+    flags: AtomicU32,
+    /// Where the last READ of the image ended: node and offset, mixed. Tells sequential reading.
+    last_read_end: AtomicU64,
+}
+
+/// What to write to the kernel.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Answer<'a> {
+    /// The kernel expects nothing.
+    Silent,
+    Error(Errno),
+    /// `Work::body` is the reply.
+    Body,
+    /// `Work::pieces` are; so many bytes.
+    Pieces(usize),
+    Bytes(&'a [u8]),
+}
+
+/// What a thread needs to answer requests, used again for each.
+pub(super) struct Work {
+    pub body: Body,
+    pub pieces: Vec<Piece>,
+    entry: DirectoryEntry,
+    /// After a READ in a row of sequential ones: the file and its next block, worth unpacking ahead.
+    pub ahead: Option<(InodeRef, Inode, u64)>,
+}
+
+impl Work {
+    pub fn new() -> Self {
+        Self { body: Body::new(), pieces: Vec::new(), entry: DirectoryEntry::default(), ahead: None }
+    }
+}
+
+enum Found<'a> {
+    Image(InodeRef, Inode),
+    Invented(usize, &'a super::invented::Node),
+}
+
+/// Why there is no answer but an errno.
+enum Refusal {
+    Errno(Errno),
+    Damaged,
+}
+
+impl From<Errno> for Refusal {
+    fn from(errno: Errno) -> Self {
+        Self::Errno(errno)
+    }
+}
+
+impl From<SquashfsError> for Refusal {
+    fn from(_: SquashfsError) -> Self {
+        Self::Damaged
+    }
+}
+
+impl Served {
+    /// Plants the invented nodes.
+    pub fn new(reader: Reader, options: ServeOptions) -> Result<Self, SquashfsError> {
+        let find = |directory, name: &[u8]| {
+            let found = reader.find(&reader.inode(directory)?, name)?;
+            Ok(found.map(|entry| (entry.inode, entry.kind)))
+        };
+        let invented = InventedTree::plant(options.invented, reader.root(), find)?;
+        let (flags, last_read_end) = (AtomicU32::new(0), AtomicU64::new(0));
+        Ok(Self { reader, owner: options.owner, invented, flags, last_read_end })
+    }
+
+    /// Answers one request.
+    pub fn answer<'a>(&'a self, request: &Request<'_>, work: &mut Work) -> Answer<'a> {
+        work.body.clear();
+        work.pieces.clear();
+        match self.decide(request, work) {
+            Ok(answer) => answer,
+            Err(Refusal::Errno(errno)) => Answer::Error(errno),
+            Err(Refusal::Damaged) => Answer::Error(Errno::EIO),
+        }
+    }
+
+    fn decide<'a>(&'a self, request: &Request<'_>, work: &mut Work) -> Result<Answer<'a>, Refusal> {
+        match request.opcode {
+            wire::LOOKUP => self.lookup(request, work),
+            wire::GETATTR => {
+                let attributes = self.attributes(&self.found(request.node)?)?;
+                work.body.attribute_reply(&attributes);
+                Ok(Answer::Body)
+            }
+            wire::READ => self.read(request, work),
+            wire::READDIR => self.list(request, work, false),
+            wire::READDIRPLUS => self.list(request, work, true),
+            wire::READLINK => self.read_link(request, work),
+            wire::OPEN => self.open(wire::init::NO_OPEN_SUPPORT, wire::OPEN_KEEP_CACHE, work),
+            wire::OPENDIR => {
+                self.open(wire::init::NO_OPENDIR_SUPPORT, wire::OPEN_KEEP_CACHE | wire::OPEN_CACHE_DIR, work)
+            }
+            wire::FORGET | wire::BATCH_FORGET => Ok(Answer::Silent),
+            wire::RELEASE | wire::RELEASEDIR | wire::DESTROY => Ok(Answer::Body),
+            wire::INIT => {
+                let agreed = work.body.init_reply(request).ok_or(Errno::EPROTO)?;
+                self.flags.store(agreed, Ordering::Relaxed);
+                Ok(Answer::Body)
+            }
+            wire::STATFS => {
+                let superblock = self.reader.superblock();
+                let (bytes, inodes) = (superblock.bytes_used, superblock.inode_count);
+                work.body.statistics(bytes, superblock.block_bytes, inodes, NAME_BYTES_MAX as u32);
+                Ok(Answer::Body)
+            }
+            wire::GETXATTR | wire::LISTXATTR if self.reader.has_xattrs() => self.xattr(request, work),
+            // Programs ask whether a file is a terminal: "no" is this errno.
+            wire::IOCTL => Err(Errno::ENOTTY.into()),
+            // The kernel remembers this answer for most requests, and does without them: xattrs where an image has
+            // none, FLUSH, LSEEK, STATX, INTERRUPT.
+            _ => Err(Errno::ENOSYS.into()),
+        }
+    }
+
+    fn lookup(&self, request: &Request<'_>, work: &mut Work) -> Result<Answer<'static>, Refusal> {
+        let name = request.name(0).ok_or(Errno::EINVAL)?;
+        let place = self.place(request.node)?;
+        let found = match self.invented.child(place, name) {
+            Some(index) => Some(self.invented_node(index)?),
+            None => match place {
+                Place::Invented(_) => None,
+                Place::Image(directory) => match self.reader.find(&self.reader.inode(directory)?, name)? {
+                    Some(entry) => Some(Found::Image(entry.inode, self.reader.inode(entry.inode)?)),
+                    None => None,
+                },
+            },
+        };
+        let reply = match &found {
+            Some(found) => Some((self.node(found), self.attributes(found)?)),
+            None => None,
+        };
+        work.body.entry(reply);
+        Ok(Answer::Body)
+    }
+
+    fn open(&self, without: u32, flags: u32, work: &mut Work) -> Result<Answer<'static>, Refusal> {
+        // A kernel that can do without OPEN does so from this answer on, and keeps what it cached.
+        if self.flags.load(Ordering::Relaxed) & without != 0 {
+            return Err(Errno::ENOSYS.into());
+        }
+        work.body.open_reply(flags);
+        Ok(Answer::Body)
+    }
+
+    fn read<'a>(&'a self, request: &Request<'_>, work: &mut Work) -> Result<Answer<'a>, Refusal> {
+        let range = Range::parse(request.body).ok_or(Errno::EINVAL)?;
+        match self.found(request.node)? {
+            Found::Invented(_, node) => {
+                let InventedContent::File(bytes) = &node.content else { return Err(Errno::EINVAL.into()) };
+                let start = usize::try_from(range.offset).unwrap_or(usize::MAX).min(bytes.len());
+                Ok(Answer::Bytes(&bytes[start..bytes.len().min(start.saturating_add(range.size))]))
+            }
+            Found::Image(reference, inode) => {
+                let size = range.size.min(REPLY_BYTES_MAX);
+                let length = self.reader.pieces(reference, &inode, range.offset, size, &mut work.pieces)?;
+                let end = range.offset + length as u64;
+                let sequential = self.last_read_end.swap(end ^ reference.bits() << 16, Ordering::Relaxed)
+                    == range.offset ^ reference.bits() << 16;
+                let next = end.div_ceil(u64::from(self.reader.superblock().block_bytes));
+                work.ahead = (sequential && end < inode.size_bytes).then_some((reference, inode, next));
+                Ok(Answer::Pieces(length))
+            }
+        }
+    }
+
+    fn read_link<'a>(&'a self, request: &Request<'_>, work: &mut Work) -> Result<Answer<'a>, Refusal> {
+        match self.found(request.node)? {
+            Found::Invented(_, node) => match &node.content {
+                InventedContent::Symlink(target) => Ok(Answer::Bytes(target)),
+                _ => Err(Errno::EINVAL.into()),
+            },
+            Found::Image(_, inode) => {
+                work.body.bytes(&self.reader.symlink_target(&inode)?.ok_or(Errno::EINVAL)?);
+                Ok(Answer::Body)
+            }
+        }
+    }
+
+    fn list(&self, request: &Request<'_>, work: &mut Work, plus: bool) -> Result<Answer<'static>, Refusal> {
+        let range = Range::parse(request.body).ok_or(Errno::EINVAL)?;
+        let limit = range.size.min(REPLY_BYTES_MAX);
+        let place = self.place(request.node)?;
+        let number = self.attributes(&self.found(request.node)?)?.number;
+        let mut offset = range.offset;
+        // For `.` and `..` the kernel looks nothing up.
+        let unknown = plus.then_some(None);
+        for (at, name) in [(0, &b"."[..]), (1, b"..")] {
+            if offset == at {
+                let entry = Listed { name, kind: Kind::Directory, number, next: at + 1 };
+                if !work.body.directory_entry(&entry, unknown, limit) {
+                    return Ok(Answer::Body);
+                }
+                offset += 1;
+            }
+        }
+        if offset == 2 {
+            offset = OFFSET_IMAGE_BIT;
+        }
+        if offset & OFFSET_IMAGE_BIT != 0 {
+            if let Place::Image(reference) = place
+                && !self.list_image(reference, offset & !OFFSET_IMAGE_BIT, plus, limit, work)?
+            {
+                return Ok(Answer::Body);
+            }
+            offset = OFFSET_INVENTED_BIT;
+        }
+        let first = usize::try_from(offset & !OFFSET_INVENTED_BIT).unwrap_or(usize::MAX);
+        for (at, &index) in self.invented.children(place).iter().enumerate().skip(first) {
+            let found = self.invented_node(index)?;
+            let attributes = self.attributes(&found)?;
+            let Found::Invented(_, node) = found else { unreachable!("an invented node was asked for") };
+            let next = OFFSET_INVENTED_BIT | (at as u64 + 1);
+            let entry = Listed { name: &node.name, kind: attributes.kind, number: attributes.number, next };
+            let plus = plus.then_some(Some((INVENTED_BIT | index as u64, attributes)));
+            if !work.body.directory_entry(&entry, plus, limit) {
+                break;
+            }
+        }
+        Ok(Answer::Body)
+    }
+
+    /// Lists what the image has in a directory; false when the reply is full.
+    fn list_image(
+        &self,
+        directory: InodeRef,
+        offset: u64,
+        plus: bool,
+        limit: usize,
+        work: &mut Work,
+    ) -> Result<bool, Refusal> {
+        let inode = self.reader.inode(directory)?;
+        let mut listing = self.reader.directory(&inode).ok_or(Errno::ENOTDIR)?;
+        listing.resume(ListingPosition::from_bits(offset))?;
+        let mut inodes = self.reader.inodes();
+        while listing.next(&mut work.entry)? {
+            let entry = &work.entry;
+            if self.invented.child(Place::Image(directory), entry.name()).is_some() {
+                continue;
+            }
+            let next = OFFSET_IMAGE_BIT | listing.position().bits();
+            let listed = Listed { name: entry.name(), kind: entry.kind, number: u64::from(entry.number), next };
+            let plus = plus.then(|| {
+                // An inode that can't be read is listed by its name; whoever looks it up learns what is wrong.
+                let found = Found::Image(entry.inode, inodes.read(entry.inode).ok()?);
+                Some((self.node(&found), self.attributes(&found).ok()?))
+            });
+            if !work.body.directory_entry(&listed, plus, limit) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn xattr(&self, request: &Request<'_>, work: &mut Work) -> Result<Answer<'static>, Refusal> {
+        let size = request.u32_at(0).ok_or(Errno::EINVAL)? as usize;
+        let value = match self.found(request.node)? {
+            Found::Invented(..) if request.opcode == wire::GETXATTR => return Err(Errno::ENODATA.into()),
+            Found::Invented(..) => Vec::new(),
+            Found::Image(_, inode) if request.opcode == wire::GETXATTR => {
+                let name = request.name(8).ok_or(Errno::EINVAL)?;
+                self.reader.xattr(&inode, name)?.ok_or(Errno::ENODATA)?
+            }
+            Found::Image(_, inode) => {
+                let mut names = self.reader.xattr_names(&inode)?;
+                names.iter_mut().for_each(|name| name.push(0));
+                names.concat()
+            }
+        };
+        if size == 0 {
+            work.body.u32(value.len() as u32);
+            work.body.u32(0);
+        } else if value.len() > size {
+            return Err(Errno::ERANGE.into());
+        } else {
+            work.body.bytes(&value);
+        }
+        Ok(Answer::Body)
+    }
+
+    fn place(&self, node: u64) -> Result<Place, Refusal> {
+        if node & INVENTED_BIT != 0 {
+            return Ok(Place::Invented((node & !INVENTED_BIT) as usize));
+        }
+        match node {
+            0 => Err(Errno::ESTALE.into()),
+            wire::ROOT_NODE => Ok(Place::Image(self.reader.root())),
+            _ => Ok(Place::Image(InodeRef::from_bits(node - 2))),
+        }
+    }
+
+    fn found(&self, node: u64) -> Result<Found<'_>, Refusal> {
+        match self.place(node)? {
+            Place::Invented(index) => self.invented_node(index),
+            Place::Image(reference) => Ok(Found::Image(reference, self.reader.inode(reference)?)),
+        }
+    }
+
+    fn invented_node(&self, index: usize) -> Result<Found<'_>, Refusal> {
+        let node = self.invented.node(index).ok_or(Errno::ESTALE)?;
+        Ok(Found::Invented(index, node))
+    }
+
+    fn node(&self, found: &Found<'_>) -> u64 {
+        match found {
+            Found::Invented(index, _) => INVENTED_BIT | *index as u64,
+            Found::Image(reference, _) if *reference == self.reader.root() => wire::ROOT_NODE,
+            Found::Image(reference, _) => reference.bits() + 2,
+        }
+    }
+
+    fn attributes(&self, found: &Found<'_>) -> Result<Attributes, Refusal> {
+        let superblock = self.reader.superblock();
+        let block_bytes = superblock.block_bytes;
+        Ok(match found {
+            Found::Image(reference, inode) => {
+                let (uid, gid) = match self.owner {
+                    Owner::Everyone { uid, gid } => (uid, gid),
+                    Owner::Recorded => self.reader.owner(inode)?,
+                };
+                // A link count of 1 says of a directory that it does not count its subdirectories.
+                let counted =
+                    inode.kind != Kind::Directory || self.invented.children(Place::Image(*reference)).is_empty();
+                Attributes {
+                    number: u64::from(inode.number),
+                    kind: inode.kind,
+                    mode: u32::from(inode.mode),
+                    size_bytes: inode.size_bytes,
+                    mtime: u64::from(inode.mtime),
+                    nlink: if counted { inode.nlink } else { 1 },
+                    uid,
+                    gid,
+                    rdev: inode.rdev,
+                    block_bytes,
+                }
+            }
+            Found::Invented(index, node) => {
+                let (uid, gid) = match self.owner {
+                    Owner::Everyone { uid, gid } => (uid, gid),
+                    Owner::Recorded => (0, 0),
+                };
+                Attributes {
+                    // Inodes of the image are numbered from 1 to their count.
+                    number: u64::from(superblock.inode_count) + 1 + *index as u64,
+                    kind: node.content.kind(),
+                    mode: node.mode & 0o7777,
+                    size_bytes: match &node.content {
+                        InventedContent::Directory => 0,
+                        InventedContent::File(bytes) | InventedContent::Symlink(bytes) => bytes.len() as u64,
+                    },
+                    mtime: u64::from(superblock.mtime),
+                    nlink: 1,
+                    uid,
+                    gid,
+                    rdev: 0,
+                    block_bytes,
+                }
+            }
+        })
+    }
+}

@@ -1,0 +1,346 @@
+//! Who answers: at first the main thread alone; once READs queue up, workers.
+//!
+//! One thread is best for look-ups, which it answers faster than a second one wakes up. Unpacking blocks is worth more:
+//! when a READ was answered and the next one waits already, the connection is handed to workers, which block in
+//! read(2); the main thread then only watches the launcher's socket and the owner. Workers are added while all are
+//! busy with READs, up to the number of CPUs.
+
+use super::ServeOptions;
+use super::control::{self, Message};
+use super::process;
+use super::served::{Answer, Served, Work};
+use super::wire::{self, REPLY_HEADER_BYTES, REQUEST_BYTES_MAX, Request};
+use crate::squashfs::{Piece, Reader};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::uio::writev;
+use std::io::IoSlice;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+
+const WORKERS_MAX: usize = 8;
+const WORKER_STACK_BYTES: usize = 256 << 10;
+
+/// After so long without a READ the unpacked blocks are given up: the kernel has what was read in its page cache.
+const IDLE_MILLISECONDS: u16 = 3000;
+
+/// The longest run of zeros that one slice of a reply can point to.
+static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+
+const SUCCESS: i32 = 0;
+const FAILURE: i32 = 1;
+
+/// An image and the device it is served over.
+struct Connection {
+    served: Served,
+    device: OnceLock<OwnedFd>,
+    over: AtomicBool,
+    workers: AtomicUsize,
+    /// Workers that wait for a request.
+    waiting: AtomicUsize,
+}
+
+struct Server {
+    connections: Vec<Connection>,
+    /// Connections that are not over.
+    alive: AtomicUsize,
+    cpus: OnceLock<usize>,
+    /// Set by every READ; cleared when the time without one is measured.
+    active: AtomicBool,
+    /// Wakes the main thread when it sleeps without a time limit. Both ends.
+    wake: OnceLock<(UnixStream, UnixStream)>,
+}
+
+/// Serves until all connections are over; gives the exit code.
+pub(super) fn serve(images: Vec<(Reader, ServeOptions)>, control: OwnedFd, owner: Option<OwnedFd>) -> i32 {
+    let mut needed: Vec<BorrowedFd<'_>> = vec![control.as_fd()];
+    needed.extend(owner.as_ref().map(AsFd::as_fd));
+    needed.extend(images.iter().filter_map(|(reader, _)| reader.descriptor()));
+    process::settle(&needed);
+    drop(needed);
+
+    let mut connections = Vec::new();
+    for (reader, options) in images {
+        let Ok(served) = Served::new(reader, options) else { return FAILURE };
+        connections.push(Connection {
+            served,
+            device: OnceLock::new(),
+            over: AtomicBool::new(false),
+            workers: AtomicUsize::new(0),
+            waiting: AtomicUsize::new(0),
+        });
+    }
+    let server = Arc::new(Server {
+        alive: AtomicUsize::new(connections.len()),
+        connections,
+        cpus: OnceLock::new(),
+        active: AtomicBool::new(false),
+        wake: OnceLock::new(),
+    });
+    watch(&server, control, owner)
+}
+
+/// What the main thread waits for.
+#[derive(Clone, Copy)]
+enum Source {
+    Control,
+    Owner,
+    Wake,
+    Device(usize),
+}
+
+fn watch(server: &Arc<Server>, control: OwnedFd, owner: Option<OwnedFd>) -> i32 {
+    let (mut control, mut owner) = (Some(control), owner);
+    let mut namespace: Option<OwnedFd> = None;
+    let mut request = [0; REQUEST_BYTES_MAX];
+    let mut work = Work::new();
+    let mut measuring = false;
+    loop {
+        let mut sources = Vec::with_capacity(4);
+        let mut descriptors = Vec::with_capacity(4);
+        let mut wait_for = |source, descriptor| {
+            sources.push(source);
+            descriptors.push(PollFd::new(descriptor, PollFlags::POLLIN));
+        };
+        if let Some(control) = &control {
+            wait_for(Source::Control, control.as_fd());
+        }
+        if let Some(owner) = &owner {
+            wait_for(Source::Owner, owner.as_fd());
+        }
+        if let Some((reader, _)) = server.wake.get() {
+            wait_for(Source::Wake, reader.as_fd());
+        }
+        for (index, connection) in server.connections.iter().enumerate() {
+            if let Some(device) = connection.device.get()
+                && connection.workers.load(Ordering::Relaxed) == 0
+                && !connection.over.load(Ordering::Relaxed)
+            {
+                wait_for(Source::Device(index), device.as_fd());
+            }
+        }
+        let timeout = if measuring { PollTimeout::from(IDLE_MILLISECONDS) } else { PollTimeout::NONE };
+        let ready: Vec<Source> = match poll(&mut descriptors, timeout) {
+            Ok(0) => {
+                // Not a READ for the whole time: give the memory back, and sleep until the next one.
+                measuring = server.active.swap(false, Ordering::Relaxed);
+                if !measuring {
+                    server.connections.iter().for_each(|connection| connection.served.reader.forget_data());
+                }
+                continue;
+            }
+            Ok(_) => sources
+                .iter()
+                .zip(&descriptors)
+                .filter(|(_, descriptor)| descriptor.revents().is_some_and(|events| !events.is_empty()))
+                .map(|(&source, _)| source)
+                .collect(),
+            Err(Errno::EINTR) => continue,
+            Err(_) => return FAILURE,
+        };
+        drop(descriptors);
+        for source in ready {
+            match source {
+                Source::Control => match control.as_ref().map_or(Message::Closed, |c| control::receive(c.as_fd())) {
+                    Message::Fuse { index, descriptor } => {
+                        if let Some(connection) = server.connections.get(usize::from(index)) {
+                            let _ = connection.device.set(descriptor);
+                        }
+                    }
+                    Message::MountNamespace(descriptor) => namespace = owner.as_ref().map(|_| descriptor),
+                    Message::Other => {}
+                    Message::Closed => {
+                        control = None;
+                        // What was not mounted by now never will be.
+                        for connection in server.connections.iter().filter(|c| c.device.get().is_none()) {
+                            server.end(connection);
+                        }
+                    }
+                },
+                Source::Owner => {
+                    owner = None;
+                    // The last one to hold it takes the namespace down: here, where nobody waits for it.
+                    namespace = None;
+                }
+                Source::Wake => {
+                    if let Some((reader, _)) = server.wake.get() {
+                        let _ = nix::unistd::read(reader, &mut [0; 64]);
+                    }
+                    measuring = true;
+                }
+                Source::Device(index) => {
+                    let connection = &server.connections[index];
+                    match step(connection, &mut request, &mut work) {
+                        Step::Over => {
+                            server.end(connection);
+                        }
+                        Step::Answered { was_read: false } => {}
+                        Step::Answered { was_read: true } => {
+                            measuring = true;
+                            server.active.store(true, Ordering::Relaxed);
+                            if is_ready(connection) {
+                                server.employ(index, 2);
+                            }
+                        }
+                    }
+                }
+            }
+        }
+        if server.alive.load(Ordering::Relaxed) == 0 {
+            drop(namespace);
+            return SUCCESS;
+        }
+    }
+}
+
+impl Server {
+    fn cpus(&self) -> usize {
+        *self.cpus.get_or_init(process::use_all_cpus)
+    }
+
+    /// Adds workers to a connection, as far as there are CPUs; its first ones take it over from the main thread.
+    fn employ(self: &Arc<Self>, index: usize, count: usize) {
+        let connection = &self.connections[index];
+        let limit = self.cpus().min(WORKERS_MAX);
+        if limit < 2 {
+            return;
+        }
+        if self.wake.get().is_none()
+            && let Ok(pair) = UnixStream::pair()
+        {
+            let _ = self.wake.set(pair);
+        }
+        for _ in 0..count {
+            if connection.workers.fetch_add(1, Ordering::Relaxed) >= limit {
+                connection.workers.fetch_sub(1, Ordering::Relaxed);
+                return;
+            }
+            let server = Arc::clone(self);
+            let thread = std::thread::Builder::new().stack_size(WORKER_STACK_BYTES);
+            if thread.spawn(move || server.work(index)).is_err() {
+                connection.workers.fetch_sub(1, Ordering::Relaxed);
+                return;
+            }
+        }
+    }
+
+    /// A worker's life.
+    fn work(self: &Arc<Self>, index: usize) {
+        let connection = &self.connections[index];
+        let mut request = [0; REQUEST_BYTES_MAX];
+        let mut work = Work::new();
+        loop {
+            connection.waiting.fetch_add(1, Ordering::Relaxed);
+            let received = receive(connection, &mut request);
+            let waiting = connection.waiting.fetch_sub(1, Ordering::Relaxed) - 1;
+            let Some(length) = received else { break };
+            let Some(parsed) = Request::parse(&request[..length]) else { continue };
+            let was_read = parsed.opcode == wire::READ;
+            if was_read {
+                if !self.active.swap(true, Ordering::Relaxed) {
+                    self.wake_main();
+                }
+                if waiting == 0 {
+                    self.employ(index, 1);
+                }
+            }
+            answer(connection, &parsed, &mut work);
+            if was_read {
+                work.pieces.clear();
+                // Only where another thread stands ready for whatever is asked for meanwhile.
+                if let Some((reference, inode, block)) = work.ahead.take()
+                    && connection.waiting.load(Ordering::Relaxed) > 0
+                {
+                    let _ = connection.served.reader.prefetch(reference, &inode, block);
+                }
+            }
+        }
+        if self.end(connection) {
+            starter::sys::exit_immediately(SUCCESS);
+        }
+    }
+
+    fn wake_main(&self) {
+        if let Some((_, writer)) = self.wake.get() {
+            let _ = nix::unistd::write(writer, &[0]);
+        }
+    }
+
+    /// Notes that a connection is over; says whether it was the last.
+    fn end(&self, connection: &Connection) -> bool {
+        !connection.over.swap(true, Ordering::Relaxed) && self.alive.fetch_sub(1, Ordering::Relaxed) == 1
+    }
+}
+
+enum Step {
+    Answered { was_read: bool },
+    Over,
+}
+
+/// Receives and answers one request.
+fn step(connection: &Connection, buffer: &mut [u8], work: &mut Work) -> Step {
+    let Some(length) = receive(connection, buffer) else { return Step::Over };
+    let Some(request) = Request::parse(&buffer[..length]) else { return Step::Answered { was_read: false } };
+    answer(connection, &request, work);
+    work.pieces.clear();
+    Step::Answered { was_read: request.opcode == wire::READ }
+}
+
+/// Waits for a request; `None` when the connection is over.
+fn receive(connection: &Connection, buffer: &mut [u8]) -> Option<usize> {
+    let device = connection.device.get()?;
+    loop {
+        match nix::unistd::read(device, buffer) {
+            Ok(length) => return Some(length),
+            // ENOENT: the request was taken back before it was read.
+            Err(Errno::EINTR | Errno::ENOENT | Errno::EAGAIN) => {}
+            Err(_) => return None,
+        }
+    }
+}
+
+fn answer(connection: &Connection, request: &Request<'_>, work: &mut Work) {
+    let Some(device) = connection.device.get() else { return };
+    let answer = connection.served.answer(request, work);
+    // A reply that the kernel does not take belongs to a request that was taken back; a connection that ended says so
+    // at the next read.
+    let _ = match answer {
+        Answer::Silent => Ok(0),
+        Answer::Error(errno) => nix::unistd::write(device, &wire::header(request.unique, errno as i32, 0)),
+        Answer::Body => nix::unistd::write(device, work.body.reply(request.unique)),
+        Answer::Bytes(bytes) => {
+            let header = wire::header(request.unique, 0, bytes.len());
+            writev(device, &[IoSlice::new(&header), IoSlice::new(bytes)])
+        }
+        Answer::Pieces(length) => write_pieces(device, request.unique, length, &work.pieces),
+    };
+}
+
+/// Replies with file content straight from the cached blocks.
+fn write_pieces(device: &OwnedFd, unique: u64, length: usize, pieces: &[Piece]) -> nix::Result<usize> {
+    let header: [u8; REPLY_HEADER_BYTES] = wire::header(unique, 0, length);
+    let mut slices = Vec::with_capacity(pieces.len() + 1);
+    slices.push(IoSlice::new(&header));
+    for piece in pieces {
+        match piece {
+            Piece::Bytes(bytes) => slices.push(IoSlice::new(bytes)),
+            Piece::Zeros(count) => {
+                let mut left = *count;
+                while left > 0 {
+                    let part = left.min(ZEROS.len());
+                    slices.push(IoSlice::new(&ZEROS[..part]));
+                    left -= part;
+                }
+            }
+        }
+    }
+    writev(device, &slices)
+}
+
+fn is_ready(connection: &Connection) -> bool {
+    let Some(device) = connection.device.get() else { return false };
+    let mut descriptors = [PollFd::new(device.as_fd(), PollFlags::POLLIN)];
+    matches!(poll(&mut descriptors, PollTimeout::ZERO), Ok(1..))
+}
