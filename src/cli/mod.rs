@@ -8,6 +8,7 @@ pub mod applet;
 pub mod commands;
 pub mod completion;
 pub mod config;
+pub mod doctor;
 pub mod flags;
 pub mod help;
 pub mod inspect;

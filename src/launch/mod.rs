@@ -1,3 +1,4 @@
 //! From request and facts to a launch plan (pure), and its start.
 
+pub mod diagnosis;
 pub mod request;
