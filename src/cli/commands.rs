@@ -413,8 +413,8 @@ fn build(_: Said) -> Result<ExitCode, Failure> {
     pending()
 }
 
-fn doctor(_: Said) -> Result<ExitCode, Failure> {
-    pending()
+fn doctor(said: Said) -> Result<ExitCode, Failure> {
+    super::doctor::run(said.doctor.json).map(ExitCode::from)
 }
 
 fn pending() -> Result<ExitCode, Failure> {
