@@ -146,7 +146,7 @@ fn an_image_that_may_not_be_read_is_named() {
     }
     let scratch = Scratch::new();
     let path = scratch.file("secret.sif", "x");
-    fs::set_permissions(&path, PermissionsExt::from_mode(0)).expect("mode");
+    fs::set_permissions(&path, PermissionsExt::from_mode(0o000)).expect("mode");
     check_refused(path, "permission denied");
 }
 
@@ -205,8 +205,11 @@ fn use_damaged(path: &Path) -> Option<String> {
 
 /// Unpacks an image and removes the tree again; gives the error, if there was one.
 fn unpack(path: &Path) -> Option<String> {
-    let image = image::open(path.as_os_str()).ok()?;
-    let reader = image.partition()?;
+    let image = match image::open(path.as_os_str()) {
+        Ok(image) => image,
+        Err(error) => return Some(error.to_string()),
+    };
+    let reader = image.partition().expect("a SIF has a partition");
     let scratch = Scratch::new();
     let target = scratch.path().join("tree");
     fs::create_dir(&target).expect("a target");

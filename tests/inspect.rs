@@ -1,13 +1,14 @@
 //! `inspect` and `run-help`: what an image says of itself.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use sifu::cli::inspect::{self, InspectOptions};
 use sifu::cli::run_help;
 use sifu::image::{self, metadata};
 
-use crate::need::{CORPUS, lacks};
-use crate::support::{Scratch, shared};
+use crate::need::{CORPUS, SIFU, lacks};
+use crate::support::{Scratch, shared, sifu};
 
 fn corpus(name: &str) -> PathBuf {
     shared().join("sif-corpus").join(name)
@@ -120,4 +121,33 @@ fn run_help_prints_the_help_of_the_image_or_of_an_app() {
     assert!(shown.len() > 5);
     assert_eq!(help(None, "apptainer/oci.sif"), "This image has no help\n");
     assert_eq!(help(Some("none"), "apptainer/def-full.sif"), "This image has no help for the app `none`\n");
+}
+
+#[test]
+fn every_image_of_the_corpus_is_inspected_or_refused_cleanly() {
+    if lacks(&[SIFU, CORPUS]) {
+        return;
+    }
+    let mut inspected = 0;
+    for folder in ["apptainer", "corrupt", "lib", "oci-sif", "singularity"] {
+        for entry in std::fs::read_dir(corpus(folder)).expect("a folder of the corpus").flatten() {
+            let image = entry.path();
+            if image.extension().is_none_or(|extension| extension != "sif") {
+                continue;
+            }
+            for words in [&["inspect"][..], &["inspect", "--all"], &["run-help"]] {
+                let line: Vec<_> =
+                    words.iter().map(|word| (*word).into()).chain([image.clone().into_os_string()]).collect();
+                let output = sifu(&line).limit(Duration::from_secs(10)).data_limit_bytes(256 << 20).run();
+                if output.code == Some(0) {
+                    assert!(!output.stdout.contains('\u{1b}'), "no escapes for the terminal: {output:?}");
+                    inspected += 1;
+                } else {
+                    assert_eq!(output.stdout, "", "{output:?}");
+                    output.clean_failure();
+                }
+            }
+        }
+    }
+    assert!(inspected > 100, "{inspected} answers");
 }

@@ -492,6 +492,8 @@ pub fn remove(parent: BorrowedFd<'_>, name: &OsStr) -> io::Result<()> {
             Err(Errno::EISDIR | Errno::EPERM) => {
                 moved += 1;
                 let new_name = CString::new(format!(".removed-{}-{moved}", std::process::id())).unwrap_or_default();
+                // A directory that changes its parent is written to: its `..` does.
+                fchmodat(&stack[depth - 1].fd, child.as_c_str(), Mode::S_IRWXU, FchmodatFlags::NoFollowSymlink)?;
                 renameat(&stack[depth - 1].fd, child.as_c_str(), &stack[0].fd, new_name.as_c_str())?;
                 stack[0].names.push(new_name);
             }
