@@ -183,8 +183,17 @@ impl Reader<'_> {
         Ok(text)
     }
 
+    /// The names in a directory; none when there is no such directory.
     fn names(&mut self, directory: &ContainerPath) -> Result<Vec<Vec<u8>>, LookupError> {
-        match lookup::list(self.root, directory) {
+        let listed = lookup::resolve(self.root, directory).and_then(|at| match at.stat {
+            // A packed listing of gigabytes takes little room in an image, and all of the memory here.
+            Some(stat) if stat.kind == Kind::Directory && stat.size_bytes > MAX_BYTES => {
+                Err(LookupError::TooLarge { path: at.path, size_bytes: stat.size_bytes, limit_bytes: MAX_BYTES })
+            }
+            Some(_) => self.root.read_dir(&at.path),
+            None => Ok(None),
+        });
+        match listed {
             Ok(entries) => Ok(entries.unwrap_or_default().into_iter().map(|entry| entry.name).collect()),
             Err(LookupError::Denied { path }) => {
                 self.skip(&path, "permission denied");
@@ -459,9 +468,10 @@ fn escape(c: char) -> Option<Cow<'static, str>> {
 mod tests {
     use super::*;
     use crate::tree::lookup::{Entry, Stat};
+    use proptest::prelude::*;
 
-    /// A root in memory: files by path; directories are implied.
-    struct Files(BTreeMap<&'static str, &'static [u8]>);
+    /// A root in memory: files by path; directories are implied, and `/scif/apps` says that it has this size.
+    struct Files(BTreeMap<&'static str, &'static [u8]>, u64);
 
     impl Files {
         fn kind(&self, path: &ContainerPath) -> Option<Kind> {
@@ -481,7 +491,7 @@ mod tests {
                 mode: 0o755,
                 uid: 0,
                 gid: 0,
-                size_bytes: 0,
+                size_bytes: if path.as_bytes() == b"/scif/apps" { self.1 } else { 0 },
                 mtime: 0,
                 inode: 1,
                 nlink: 1,
@@ -514,7 +524,7 @@ mod tests {
     }
 
     fn files<const N: usize>(files: [(&'static str, &'static [u8]); N]) -> Files {
-        Files(BTreeMap::from(files))
+        Files(BTreeMap::from(files), 4096)
     }
 
     #[track_caller]
@@ -588,6 +598,37 @@ mod tests {
         let metadata = collect(&root).unwrap().metadata;
         assert_eq!(Metadata::parse(metadata.to_json().as_bytes()).unwrap(), metadata);
         assert_eq!(Metadata::parse(metadata.to_indented_json().as_bytes()).unwrap(), metadata);
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_survives_the_object(key in ".*", label in ".*", script in ".*") {
+            let app = App { labels: BTreeMap::from([(key.clone(), label.clone())]), ..App::default() };
+            let metadata = Metadata {
+                apps: BTreeMap::from([(key.clone(), app)]),
+                environment: BTreeMap::from([(key.clone(), script.clone().into_bytes())]),
+                labels: BTreeMap::from([(key, label)]),
+                runscript: script.into_bytes(),
+                ..Metadata::default()
+            };
+            prop_assert_eq!(&Metadata::parse(metadata.to_json().as_bytes()).unwrap(), &metadata);
+            prop_assert_eq!(&Metadata::parse(metadata.to_indented_json().as_bytes()).unwrap(), &metadata);
+        }
+
+        #[test]
+        fn no_object_panics(json in proptest::collection::vec(any::<u8>(), 0..200)) {
+            if let Ok(metadata) = Metadata::parse(&json) {
+                // What was understood is written in a form that is understood the same.
+                prop_assert_eq!(Metadata::parse(metadata.to_json().as_bytes()).unwrap(), metadata);
+            }
+        }
+    }
+
+    #[test]
+    fn a_directory_with_a_listing_beyond_reason_is_refused() {
+        let mut root = files([("/scif/apps/a/scif/test", b"t")]);
+        root.1 = MAX_BYTES + 1;
+        assert!(matches!(collect(&root), Err(LookupError::TooLarge { .. })));
     }
 
     #[test]
