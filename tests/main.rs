@@ -9,6 +9,7 @@ mod support;
 
 mod cleanliness;
 mod corrupt;
+mod doctor;
 mod exec;
 mod image;
 mod inspect;

@@ -120,7 +120,7 @@ pub enum FuseDevice {
         uid: u32,
         gid: u32,
     },
-    /// Something else lies at that name.
+    /// Something else lies at that name: a file, or another device.
     NotADevice,
     /// The node is there and the kernel has no driver for it.
     NoDriver,

@@ -111,7 +111,7 @@ fn identity(metadata: &fs::Metadata) -> Option<(u64, u64)> {
     Some((metadata.dev(), metadata.ino()))
 }
 
-/// Says whether the device that serves filesystems from user space can be opened, by opening it.
+/// Says whether the device at `path` serves filesystems from user space, by opening it.
 ///
 /// Permission bits are not asked: a container's device rules deny an open that the bits allow.
 pub fn observe_fuse(path: &Path) -> FuseDevice {
@@ -121,13 +121,13 @@ pub fn observe_fuse(path: &Path) -> FuseDevice {
         Err(_) => fs::metadata(path),
     };
     match (opened, metadata) {
-        (Ok(_), Ok(metadata)) if metadata.file_type().is_char_device() => FuseDevice::Usable,
+        (Ok(_), Ok(metadata)) if is_fuse(&metadata) => FuseDevice::Usable,
         (Ok(_), _) => FuseDevice::NotADevice,
         (Err(error), metadata) => {
             let errno = error.raw_os_error().unwrap_or(Errno::EIO as i32);
             match (errno, metadata) {
                 (nix::libc::ENOENT, _) => FuseDevice::Missing,
-                (_, Ok(metadata)) if !metadata.file_type().is_char_device() => FuseDevice::NotADevice,
+                (_, Ok(metadata)) if !is_fuse(&metadata) => FuseDevice::NotADevice,
                 (nix::libc::EACCES, Ok(metadata)) => {
                     FuseDevice::Denied { mode: metadata.mode() & 0o7777, uid: metadata.uid(), gid: metadata.gid() }
                 }
@@ -137,6 +137,11 @@ pub fn observe_fuse(path: &Path) -> FuseDevice {
             }
         }
     }
+}
+
+/// Whether a file is the character device 10:229, which is FUSE on every Linux.
+fn is_fuse(metadata: &fs::Metadata) -> bool {
+    metadata.file_type().is_char_device() && metadata.rdev() == nix::sys::stat::makedev(10, 229)
 }
 
 fn observe_umask() -> u32 {

@@ -68,12 +68,17 @@ fn try_all(user: &User, ids: &SubordinateIds, fuse: FuseDevice) -> Vec<(Attempt,
         let _ = start_a_container(report, device_there);
     });
     if let Ok(mut child) = child {
-        let ended = child.collect(&mut note);
-        if ended {
-            let pid = child.pid;
-            if let Ok(mut joiner) = Probe::start(move |report| join(report, pid)) {
-                joiner.collect(&mut note);
-            }
+        let mut entered = false;
+        let ended = child.collect(&mut |attempt, outcome| {
+            entered |= (attempt, outcome) == (Attempt::UnshareMounts, Outcome::Done);
+            note(attempt, outcome);
+        });
+        let pid = child.pid;
+        if ended
+            && entered
+            && let Ok(mut joiner) = Probe::start(move |report| join(report, pid))
+        {
+            joiner.collect(&mut note);
         }
     }
     if !ids.uid_ranges.is_empty() && !ids.gid_ranges.is_empty() {

@@ -30,7 +30,7 @@ fn observe_below(root: &Path, program: Option<&Path>) -> Switches {
     let sysctl = |name: &str| number(&root.join("proc/sys").join(name));
     let status = text(&root.join("proc/self/status")).unwrap_or_default();
     let mounts = mountinfo::parse(text(&root.join("proc/self/mountinfo")).unwrap_or_default().as_bytes());
-    let own = |map: &str| text(&root.join("proc/self").join(map)).unwrap_or_default();
+    let own = |map: &str| text(&root.join("proc/self").join(map));
     let (uid_map, gid_map) = (own("uid_map"), own("gid_map"));
     let proc_mounted = root.join("proc/self/stat").exists();
     Switches {
@@ -52,8 +52,9 @@ fn observe_below(root: &Path, program: Option<&Path>) -> Switches {
         kernel_has_user_namespaces: !proc_mounted || root.join("proc/self/ns/user").exists(),
         // The table shows what is below the caller's root; a root that is no mount itself is missing from it.
         chroot: !mounts.is_empty() && !mounts.iter().any(|mount| mount.mount_point.as_bytes() == b"/"),
-        nested: is_nested(&uid_map),
-        unmapped_caller: is_unmapped(&uid_map, getuid().as_raw()) || is_unmapped(&gid_map, getgid().as_raw()),
+        nested: uid_map.as_deref().is_some_and(is_nested),
+        unmapped_caller: uid_map.is_some_and(|map| is_unmapped(&map, getuid().as_raw()))
+            || gid_map.is_some_and(|map| is_unmapped(&map, getgid().as_raw())),
         masked_proc: mounts.into_iter().map(|mount| mount.mount_point).filter(hides_proc).collect(),
         container: container(root, std::env::var_os("KUBERNETES_SERVICE_HOST").is_some()),
         program: program.map(HostPath::new),
@@ -78,16 +79,16 @@ fn status_field(status: &str, name: &str) -> Option<u64> {
 
 /// Whether a map of ids is not that of the host, where every id is itself.
 fn is_nested(map: &str) -> bool {
-    let whole = ["0", "0", "4294967295"];
-    !map.is_empty() && !map.split_ascii_whitespace().eq(whole)
+    !map.split_ascii_whitespace().eq(["0", "0", "4294967295"])
 }
 
+/// Whether a map of ids, which is empty until somebody writes it, leaves `id` out.
 fn is_unmapped(map: &str, id: u32) -> bool {
     let covers = |line: &str| {
         let numbers: Vec<u64> = line.split_ascii_whitespace().filter_map(|word| word.parse().ok()).collect();
         matches!(numbers[..], [first, _, count] if (first..first.saturating_add(count)).contains(&u64::from(id)))
     };
-    !map.is_empty() && !map.lines().any(covers)
+    !map.lines().any(covers)
 }
 
 /// Whether a mount covers a part of `/proc` so that the kernel allows no fresh one. Two are made on empty directories
@@ -304,10 +305,10 @@ mod tests {
     #[test]
     fn maps_tell_of_a_namespace_around_the_caller() {
         assert!(!is_nested("         0          0 4294967295\n"));
-        assert!(is_nested("0 1000 1\n") && !is_nested(""));
+        assert!(is_nested("0 1000 1\n") && is_nested(""));
         assert!(!is_unmapped("0 1000 1\n1 100000 65536\n", 65536));
         assert!(is_unmapped("0 1000 1\n1 100000 65536\n", 65537));
-        assert!(!is_unmapped("", 5) && is_unmapped("garbage", 5));
+        assert!(is_unmapped("", 5) && is_unmapped("garbage", 5));
     }
 
     #[test]

@@ -145,7 +145,12 @@ impl Hint for Diagnosis {
     fn hints(&self) -> Vec<String> {
         match &self.cure {
             Some(cure) => vec![cure.to_string()],
-            None => vec!["None of the known switches explains it; `sifu doctor` shows what works here.".to_owned()],
+            // The kernel shows a process no sign of a chroot whose root is a mount, nor of most security modules.
+            None if self.attempt == Attempt::UnshareUser && self.errno == errno::EPERM => vec![
+                "No known switch forbids it; a chroot or a security module can. `sifu doctor` shows what works here."
+                    .to_owned(),
+            ],
+            None => vec!["No known switch explains it; `sifu doctor` shows what works here.".to_owned()],
         }
     }
 }
@@ -341,7 +346,7 @@ fn fuse_text(fuse: FuseDevice) -> String {
         FuseDevice::Denied { mode, uid, gid } => {
             format!("`/dev/fuse` is closed to you (mode {mode:04o}, owner {uid}:{gid})")
         }
-        FuseDevice::NotADevice => "`/dev/fuse` is no device".to_owned(),
+        FuseDevice::NotADevice => "`/dev/fuse` is not the FUSE device".to_owned(),
         FuseDevice::NoDriver => "`/dev/fuse` is there, but the kernel has no driver for it".to_owned(),
         FuseDevice::Refused { errno } => format!("`/dev/fuse` can't be opened: {}", errno_text(errno)),
     }
@@ -633,7 +638,7 @@ mod tests {
         at(EACCES, FuseDevice::Denied { mode: 0o600, uid: 0, gid: 0 }, "mode 0600, owner 0:0", "MODE=\"0666\"");
         at(ENODEV, FuseDevice::NoDriver, "no driver", "modprobe fuse");
         at(EPERM, FuseDevice::Refused { errno: EPERM }, "can't be opened", "10:229");
-        at(EINVAL, FuseDevice::NotADevice, "no device", "mknod");
+        at(EINVAL, FuseDevice::NotADevice, "not the FUSE device", "mknod");
         let docker = Switches { container: Some(ContainerEngine::Docker), ..laptop() };
         check(Attempt::OpenFuse, ENOENT, &docker, "no `/dev/fuse`", "--device /dev/fuse");
     }
