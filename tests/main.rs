@@ -8,6 +8,7 @@ mod need;
 mod support;
 
 mod cleanliness;
+mod cli;
 mod corrupt;
 mod doctor;
 mod exec;

@@ -61,6 +61,10 @@ pub fn help(applet: Applet, path: &[&'static Command]) -> String {
         for flag in flags {
             list_item(&mut text, &flag_words(flag), flag.help);
         }
+        if category == Category::Global {
+            list_item(&mut text, "-h, --help", "Explain the command that it stands behind");
+            list_item(&mut text, "    --version", "Show the version");
+        }
     }
     if path.len() > 1 {
         let _ = writeln!(text, "\nOptions of every command are explained by `{} help`.", applet_of_help(applet).name());

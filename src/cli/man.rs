@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use super::applet::Applet;
 use super::commands::ROOT;
-use super::flags::{Command, Flag};
+use super::flags::{Category, Command, Flag};
 use super::help::{by_category, usage_line};
 use crate::conf::directives::DIRECTIVES;
 use crate::env_names;
@@ -50,6 +50,10 @@ fn page(path: &[&'static Command]) -> String {
         let _ = writeln!(text, ".SH {}", category.title().to_uppercase());
         for flag in flags {
             flag_entry(&mut text, flag);
+        }
+        if category == Category::Global {
+            text.push_str(".TP\n\\fB\\-h\\fR, \\fB\\-\\-help\\fR\nExplain the command that it stands behind.\n");
+            text.push_str(".TP\n\\fB\\-\\-version\\fR\nShow the version.\n");
         }
     }
     if !command.examples.is_empty() {

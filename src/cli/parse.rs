@@ -556,6 +556,7 @@ mod tests {
     use crate::cli::action_flags;
     use crate::cli::commands::ROOT;
     use crate::launch::request::{LaunchRequest, Verb};
+    use proptest::strategy::Strategy;
     use std::time::Duration;
 
     /// Splits at blanks; `_` stands for an empty word.
@@ -984,6 +985,29 @@ mod tests {
                 for name in all.chain(flag.keys.iter().map(|key| format!("${key}"))) {
                     assert!(names.insert(name.clone()), "{}: {name} stands twice", command.name);
                 }
+            }
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_command_line_makes_the_parser_panic(
+            words in proptest::collection::vec(
+                proptest::prop_oneof![
+                    proptest::sample::select(vec!["exec", "sif", "add", "config", "help", "--", "-B", "--env", "-cC", "plan"])
+                        .prop_map(|word| word.as_bytes().to_vec()),
+                    "-{0,2}[a-zA-Z,=\"]{0,8}".prop_map(String::into_bytes),
+                    proptest::collection::vec(proptest::num::u8::ANY, 0..12),
+                ],
+                0..8,
+            ),
+            value in proptest::collection::vec(1u8..255, 0..12),
+        ) {
+            let variables = ["APPTAINER_BIND", "SIFU_NO_MOUNT", "SINGULARITY_NV", "SIFU_MESSAGELEVEL", "SIFU_RUNSCRIPT_TIMEOUT"]
+                .map(|name| (OsString::from(name), OsString::from_vec(value.clone())));
+            let parsed = parse(&ROOT, Applet::Sifu, words.into_iter().map(OsString::from_vec), variables);
+            if let Err(error) = &parsed.order {
+                proptest::prop_assert!(!error.to_string().is_empty());
             }
         }
     }
