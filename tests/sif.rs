@@ -42,7 +42,7 @@ fn images(folder: &str, scratch: &Scratch) -> Vec<(String, PathBuf)> {
     for entry in fs::read_dir(corpus(folder)).expect("a folder of the corpus").flatten() {
         let (path, name) = (entry.path(), entry.file_name().to_string_lossy().into_owned());
         if let Some(name) = name.strip_suffix(".sif.gz") {
-            let unpacked = scratch.path().join(&format!("{folder}-{name}.sif"));
+            let unpacked = scratch.path().join(format!("{folder}-{name}.sif"));
             fs::write(&unpacked, gunzip(&read(&path))).expect("the unpacked image");
             found.push((name.to_owned(), unpacked));
         } else if let Some(name) = name.strip_suffix(".sif") {
