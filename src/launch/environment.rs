@@ -738,7 +738,7 @@ impl Evaluation<'_> {
         let mut all: Vec<Pair> =
             self.start.visible.iter().chain(&self.start.untouchable).map(|(n, v)| (n.clone(), v.clone())).collect();
         let prefixed = |prefix: &str, name: &[u8]| [prefix.as_bytes(), name].concat();
-        all.extend(self.start.hidden.iter().map(|(n, v)| (prefixed(ASIDE, n), v.clone())));
+        all.extend(self.aside().map(|n| (prefixed(ASIDE, n), self.start.hidden[n].clone())));
         for name in KEPT {
             if let Some(value) = self.start.visible.get(name.as_bytes()) {
                 all.push((prefixed(ASIDE, name.as_bytes()), value.clone()));
@@ -752,6 +752,12 @@ impl Evaluation<'_> {
         all
     }
 
+    /// The names that the driver brings back, as far as a bash lets anybody set them.
+    fn aside(&self) -> impl Iterator<Item = &Vec<u8>> {
+        const READ_ONLY: [&str; 5] = ["BASHOPTS", "BASH_VERSINFO", "EUID", "PPID", "SHELLOPTS"];
+        self.start.hidden.keys().filter(|name| !READ_ONLY.iter().any(|r| name.as_slice() == r.as_bytes()))
+    }
+
     /// The steps as a script of POSIX `sh` that ends by becoming `"$@"`.
     fn driver(&self, shell: &ShellProgram) -> Vec<u8> {
         let mut out = Vec::new();
@@ -761,6 +767,9 @@ impl Evaluation<'_> {
         };
         // What a shell sets of its own accord must not pass for what the image sets.
         line(b"unset PATH SHLVL OLDPWD PS1");
+        for name in self.aside() {
+            line(&[b"unset ", name.as_slice()].concat());
+        }
         line(format!("[ \"${{UID+x}}\" ] || UID={}", self.facts.uid).as_bytes());
         line(format!("[ \"${{GID+x}}\" ] || GID={}", self.facts.gid).as_bytes());
         for step in self.steps {
@@ -810,7 +819,7 @@ impl Evaluation<'_> {
                 }
             }
         }
-        for name in self.start.hidden.keys() {
+        for name in self.aside() {
             let name = text(name);
             line(
                 format!(
@@ -877,7 +886,9 @@ set -- "$sifu_program" "$@"
 unset sifu_program sifu_rest sifu_dir
 unset -f sifu_fail
 trap 'exit 255' 0
+if command -v shopt > /dev/null 2>&1; then shopt -s execfail; fi
 exec "$@"
+exit 255
 "#;
 
 /// `PREPEND_` and `PATH` to the name under which that edit travels.

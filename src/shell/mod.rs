@@ -19,6 +19,7 @@ pub mod evaluate;
 mod expand;
 pub mod parse;
 mod pattern;
+pub mod process;
 pub mod pure;
 mod test_command;
 pub mod world;
@@ -29,3 +30,6 @@ pub use evaluate::{Flow, Fuel, Shell, Stop};
 pub use parse::{ParseError, parse};
 pub use pure::PureWorld;
 pub use world::World;
+
+#[cfg(test)]
+mod tests;

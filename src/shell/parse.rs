@@ -714,7 +714,7 @@ impl Parser<'_> {
                 let end = rest.iter().position(|&b| b == b'\n');
                 let mut line = &rest[..end.unwrap_or(rest.len())];
                 self.at += end.map_or(rest.len(), |e| e + 1);
-                self.line = self.line.saturating_add(1);
+                self.line = self.line.saturating_add(u32::from(end.is_some()));
                 while document.strip_tabs && line.first() == Some(&b'\t') {
                     line = &line[1..];
                 }

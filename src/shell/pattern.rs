@@ -204,9 +204,8 @@ mod tests {
     #[test]
     fn a_hostile_pattern_ends() {
         let mut marked = Marked::default();
-        marked.push("*a".repeat(5000).as_bytes(), false);
-        let text = "a".repeat(100_000).replace("aa", "ab");
+        marked.push(format!("*{}b", "a".repeat(5000)).as_bytes(), false);
         let mut fuel = Fuel::new(1 << 20);
-        assert!(Pattern::new(&marked).matches(text.as_bytes(), &mut fuel).is_err());
+        assert!(Pattern::new(&marked).matches("a".repeat(100_000).as_bytes(), &mut fuel).is_err());
     }
 }

@@ -578,3 +578,140 @@ fn an_oci_runscript_is_seen_through() {
     assert_eq!(run(&["two words", "$HOME"]).expect("known"), ["argv", "from entrypoint", "two words", "/home/ada"]);
     assert_eq!(run(&["$(date)"]), None);
 }
+
+/// The driver for a case, and the variables it starts with.
+fn driver(case: &Case, image: &Image, shell: &ShellProgram) -> (String, Vec<Pair>) {
+    let mut notices = Vec::new();
+    let injections = injections(&case.request, &case.facts, &mut notices).expect("injections");
+    let start = Start::new(&case.request, &case.facts, &injections);
+    let steps = steps(image).expect("steps");
+    let evaluation =
+        Evaluation { facts: &case.facts, start: &start, injections: &injections, steps: &steps, shell_variable: None };
+    (text(&evaluation.driver(shell)), evaluation.initial())
+}
+
+/// A temporary directory that holds an image's files, removed at the end.
+struct Unpacked(std::path::PathBuf);
+
+impl Unpacked {
+    fn new(name: &str, image: &Image) -> Self {
+        let root = std::env::temp_dir().join(format!("sifu-environment-{name}-{}", std::process::id()));
+        for (path, (_, content)) in &image.0 {
+            let path = root.join(text(path).trim_start_matches('/'));
+            std::fs::create_dir_all(path.parent().expect("a parent")).expect("a directory");
+            std::fs::write(path, content).expect("a file");
+        }
+        Self(root)
+    }
+
+    /// A driver whose paths lead here.
+    fn localized(&self, driver: &str) -> String {
+        driver.replace("'/.singularity.d/env/", &format!("'{}/.singularity.d/env/", self.0.display()))
+    }
+}
+
+impl Drop for Unpacked {
+    fn drop(&mut self) {
+        // What is left behind in a temporary directory harms nobody.
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Runs a driver in one of this machine's shells.
+fn in_shell(program: &[&str], driver: &str, initial: &[Pair], command: &[&str]) -> Option<std::process::Output> {
+    use std::os::unix::ffi::OsStrExt;
+    let word = |bytes: &'_ [u8]| std::ffi::OsStr::from_bytes(bytes).to_owned();
+    let output = std::process::Command::new(program[0])
+        .args(&program[1..])
+        .args(["-c", driver, "sh"])
+        .args(command)
+        .env_clear()
+        .envs(initial.iter().map(|(name, value)| (word(name), word(value))))
+        .current_dir("/")
+        .output();
+    if output.is_err() {
+        eprintln!("skipped: needs {}", program[0]);
+    }
+    output.ok()
+}
+
+const SHELLS: [&[&str]; 3] = [&["/bin/dash"], &["/bin/bash"], &["/bin/busybox", "sh"]];
+
+#[test]
+fn the_driver_gives_what_the_evaluation_gives() {
+    let host =
+        ["FOO=a 'b' \"c\" $x `y`\nz", "EMPTY=", "FRUIT=host", "APPTAINERENV_A=$FRUIT\\$x\"q\"", "GONE=x", "TERM=t"];
+    let cases = [
+        with(&host).env(&["PREPEND_PATH=/p", "APPEND_PATH=/q", "B=`echo sub`", "LD_LIBRARY_PATH=/l"]),
+        with(&host).env(&["PATH=$PATH:/z"]).ask(|r| r.no_eval = true),
+        with(&host).file("X='y z'\n").ask(|r| r.cleanenv = true),
+    ];
+    let image = intricate().file("/.singularity.d/env/92-gone.sh", "export GONE=\nexport APPTAINER_NAME=x\n");
+    let root = Unpacked::new("equal", &image);
+    for (at, mut case) in cases.into_iter().enumerate() {
+        case.facts.directory = b"/".to_vec();
+        case.facts.covered.clear();
+        let known = case.known(&image);
+        let program = ShellProgram::Image(ContainerPath::fixed("/bin/sh"));
+        let (script, initial) = driver(&case, &image, &program);
+        for shell in SHELLS {
+            let Some(output) = in_shell(shell, &root.localized(&script), &initial, &["/usr/bin/env", "-0"]) else {
+                continue;
+            };
+            assert_eq!(text(&output.stderr), "", "{shell:?} {at}");
+            let mut theirs: Vec<Pair> = output
+                .stdout
+                .split(|&b| b == 0)
+                .filter(|line| !line.is_empty())
+                .map(|line| pair(&text(line)))
+                .filter(|(name, _)| !["_", "SHLVL", "OLDPWD"].contains(&text(name).as_str()))
+                .collect();
+            theirs.sort();
+            let shown =
+                |pairs: &[Pair]| pairs.iter().map(|(n, v)| format!("{}={}", text(n), text(v))).collect::<Vec<_>>();
+            assert_eq!(shown(&theirs), shown(&known), "{shell:?} {at}");
+        }
+    }
+}
+
+#[test]
+fn the_driver_ends_with_255_where_the_program_can_not_start() {
+    let image = plain();
+    let root = Unpacked::new("failure", &image);
+    let broken = root.0.join("broken");
+    std::fs::write(&broken, "#!/no/such/interpreter\n").expect("a file");
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(&broken, mode).expect("a mode");
+    let broken = broken.display().to_string();
+    let (script, initial) = driver(&with(&[]), &image, &ShellProgram::Image(ContainerPath::fixed("/bin/sh")));
+    for shell in SHELLS {
+        for (command, code, message) in [
+            ("no-such-command", 255, "not found"),
+            ("/no/such/command", 255, "no such file"),
+            ("/etc", 255, "directory"),
+            ("/etc/passwd", 255, "permission denied"),
+            (&broken, 255, "not found|bad interpreter|cannot execute|no such file"),
+            ("true", 0, ""),
+            ("false", 1, ""),
+        ] {
+            let Some(output) = in_shell(shell, &root.localized(&script), &initial, &[command]) else { continue };
+            assert_eq!(output.status.code(), Some(code), "{shell:?} {command}: {}", text(&output.stderr));
+            let said = text(&output.stderr).to_lowercase();
+            assert!(message.split('|').any(|m| said.contains(m)), "{shell:?} {command}: {said}");
+        }
+    }
+}
+
+#[test]
+fn the_embedded_shell_runs_the_driver() {
+    let image = intricate()
+        .file("/.singularity.d/env/50-x.sh", "export PATH=/usr/bin:/bin\nexport PIPED=$(seq 3 | tr -d '\\n')\n");
+    let root = Unpacked::new("embedded", &image);
+    let (script, initial) = driver(&with(&["FOO=a b"]).env(&["A=$PIPED"]), &image, &ShellProgram::Embedded);
+    let script =
+        root.localized(&script).replace("exec \"$@\"", "echo \"$A $PIPED $FOO $ORDER $APPTAINER_NAME\"; exit 3");
+    let variables: String =
+        initial.iter().map(|(name, value)| format!("export {}={}\n", text(name), text(&single_quote(value)))).collect();
+    let (printed, code) = crate::shell::process::tests::run_process(&format!("{variables}{script}"));
+    assert_eq!((printed.as_str(), code), ("123 123 a b 20-90-post-95 x.sif\n", 3));
+}
