@@ -15,20 +15,6 @@ pub const INJECT_PREFIXES: [&str; 3] = ["SIFUENV_", "APPTAINERENV_", "SINGULARIT
 /// Key: how much is said, as a number (-3, -1, 1, 4, 5), where no flag says it.
 pub const MESSAGE_LEVEL: &str = "MESSAGELEVEL";
 
-/// Whole names of the proxy variables that enter a container even with a clean environment.
-pub const PROXIES: [&str; 10] = [
-    "http_proxy",
-    "https_proxy",
-    "no_proxy",
-    "all_proxy",
-    "ftp_proxy",
-    "HTTP_PROXY",
-    "HTTPS_PROXY",
-    "NO_PROXY",
-    "ALL_PROXY",
-    "FTP_PROXY",
-];
-
 /// Splits a variable's name into the rank of its prefix in [`PREFIXES`] and its key.
 pub fn key_of(name: &[u8]) -> Option<(usize, &[u8])> {
     PREFIXES.iter().enumerate().find_map(|(rank, prefix)| {

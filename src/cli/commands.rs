@@ -398,20 +398,25 @@ fn launch(verb: Verb, said: Said) -> Result<ExitCode, Failure> {
     pending()
 }
 
-fn plan_exec(_: Said) -> Result<ExitCode, Failure> {
+fn plan(verb: Verb, said: Said) -> Result<ExitCode, Failure> {
+    let _ = request(verb, said);
     pending()
 }
 
-fn plan_run(_: Said) -> Result<ExitCode, Failure> {
-    pending()
+fn plan_exec(said: Said) -> Result<ExitCode, Failure> {
+    plan(Verb::Exec, said)
 }
 
-fn plan_shell(_: Said) -> Result<ExitCode, Failure> {
-    pending()
+fn plan_run(said: Said) -> Result<ExitCode, Failure> {
+    plan(Verb::Run, said)
 }
 
-fn plan_test(_: Said) -> Result<ExitCode, Failure> {
-    pending()
+fn plan_shell(said: Said) -> Result<ExitCode, Failure> {
+    plan(Verb::Shell, said)
+}
+
+fn plan_test(said: Said) -> Result<ExitCode, Failure> {
+    plan(Verb::Test, said)
 }
 
 fn build(_: Said) -> Result<ExitCode, Failure> {
