@@ -255,3 +255,36 @@ fn the_verdict_on_namespaces_is_what_another_program_finds() {
     let (user, mounts) = (page.finding("user namespaces").0, page.finding("mounts").0);
     assert_eq!(user == "ok" && mounts == "ok", others, "{:#}", page.json);
 }
+
+/// Asks the doctor as a uid that no file knows, on a host whose name service is this script.
+#[track_caller]
+fn with_name_service(script: &str) -> Option<Page> {
+    let there = |path: &str| std::path::Path::new(path).exists();
+    if lacks(&[USERNS]) || !there("/usr/bin/getent") || !there("/etc/nsswitch.conf") {
+        return None;
+    }
+    let scratch = Scratch::new();
+    let program = scratch.file("getent", &format!("#!/bin/sh\n{script}\n"));
+    let services = scratch.file("nsswitch.conf", "passwd: files ldap\ngroup: files ldap\n");
+    let sabotage = format!(
+        "chmod 755 {0}; mount --bind {0} /usr/bin/getent; mount --bind {1} /etc/nsswitch.conf\n\
+         set -- unshare --user --map-user=48213 --map-group=48213 -- \"$@\"",
+        program.display(),
+        services.display()
+    );
+    Some(sabotaged(ROOT, &sabotage))
+}
+
+#[test]
+fn a_user_of_a_directory_service_is_found() {
+    let Some(page) = with_name_service("echo maria:x:48213:48213:Maria:/home/maria:/bin/sh") else { return };
+    assert_eq!(page.finding("user entry"), ("ok", "`maria`, from the name service"));
+}
+
+#[test]
+fn a_directory_service_that_hangs_is_not_waited_for() {
+    let begin = std::time::Instant::now();
+    let Some(page) = with_name_service("exec sleep 30") else { return };
+    assert_eq!(page.finding("user entry").0, "limited");
+    assert!(begin.elapsed() < std::time::Duration::from_secs(15), "{:?}", begin.elapsed());
+}

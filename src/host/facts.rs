@@ -140,7 +140,7 @@ impl FuseDevice {
 /// Whether the caller can make a user namespace and be somebody in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UserNamespaces {
-    /// Nobody has tried. A start tries for real; when that fails the launch diagnosis finds the cause.
+    /// Nobody has tried. A start tries for real, and the diagnosis of a failure finds the cause.
     NotObserved,
     Usable,
     Blocked(NamespaceBlock),

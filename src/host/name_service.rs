@@ -1,7 +1,12 @@
 //! Questions to the host's name service, through the programs that the host brings for it, within a time limit.
 //!
-//! Questions run side by side: ask all, then take the answers.
+//! Questions run side by side: ask all, then take the answers. `/etc/nsswitch.conf` tells whether there is anybody to ask:
+//!
+//! ```text
+//! passwd: files sss      # the files, then SSSD
+//! ```
 
+use std::fs::File;
 use std::io::Read;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
@@ -14,12 +19,32 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 /// whose directory is down still computes.
 const TIME_LIMIT: Duration = Duration::from_millis(300);
 
+/// Bytes of `nsswitch.conf` that are read at most.
+const SWITCH_MAX: u64 = 64 << 10;
+
 /// Bytes of an answer that are read at most: a group can have many members.
 const ANSWER_MAX: usize = 16 << 20;
 
 /// Returns the moment until which questions asked now may be answered.
 pub fn deadline() -> Instant {
     Instant::now() + TIME_LIMIT
+}
+
+/// Whether this host looks `database` up anywhere but in the files.
+pub fn serves(database: &str) -> bool {
+    let mut text = String::new();
+    let read = File::open("/etc/nsswitch.conf").and_then(|file| file.take(SWITCH_MAX).read_to_string(&mut text));
+    read.is_ok() && names_service(&text, database)
+}
+
+/// Whether `nsswitch.conf` names something other than the files for `database`.
+fn names_service(text: &str, database: &str) -> bool {
+    let services =
+        text.lines().find_map(|line| line.trim_start().strip_prefix(database)?.trim_start().strip_prefix(':'));
+    services.is_some_and(|services| {
+        let services = services.split('#').next().unwrap_or_default();
+        services.split_ascii_whitespace().any(|service| service != "files")
+    })
 }
 
 /// A program that is about to answer.
@@ -98,5 +123,14 @@ mod tests {
     #[test]
     fn a_program_that_is_not_there_is_no_question() {
         assert!(Question::ask("no-such-program-of-any-host", &[], deadline()).is_none());
+    }
+
+    #[test]
+    fn only_a_service_beside_the_files_is_asked() {
+        assert!(names_service("passwd: files sss\nsubid: files sss\n", "subid"));
+        assert!(names_service("passwd:sss\n", "passwd") && names_service(" passwd : compat\n", "passwd"));
+        assert!(!names_service("subid: files # sss\n", "subid"));
+        assert!(!names_service("passwd: sss\npasswd_compat: nis\n", "group"));
+        assert!(!names_service("", "passwd"));
     }
 }

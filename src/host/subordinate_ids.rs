@@ -8,14 +8,14 @@
 //! `nsswitch.conf` (`subid: sss`); those are asked through `getsubids`.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use starter::paths::HostPath;
 
 use super::facts::{IdRange, MapHelper, SubordinateIds, User};
-use super::name_service::{Question, deadline};
+use super::name_service::{self, Question};
 use super::user::{find_line, number};
 
 /// Ranges that are read at most; the kernel takes 340 lines of a map.
@@ -23,7 +23,7 @@ const RANGES_MAX: usize = 340;
 
 /// Looks up the caller's ranges, and the programs that may map them.
 pub fn observe(user: &User) -> SubordinateIds {
-    let by_service = names_subid_service();
+    let by_service = name_service::serves("subid");
     let ranges = |file: &str, option: Option<&str>| {
         let mut ranges = File::open(file).map_or_else(
             |_| Vec::new(),
@@ -32,7 +32,7 @@ pub fn observe(user: &User) -> SubordinateIds {
         if ranges.is_empty() && by_service {
             let name = String::from_utf8_lossy(&user.entry.name).into_owned();
             let arguments: Vec<String> = option.map(str::to_owned).into_iter().chain([name]).collect();
-            let question = Question::ask("getsubids", &arguments, deadline());
+            let question = Question::ask("getsubids", &arguments, name_service::deadline());
             ranges = question.map_or_else(Vec::new, |question| parse_getsubids(&question.answer()));
         }
         ranges
@@ -77,21 +77,6 @@ fn parse_getsubids(text: &[u8]) -> Vec<IdRange> {
         })
         .take(RANGES_MAX)
         .collect()
-}
-
-fn names_subid_service() -> bool {
-    let mut text = String::new();
-    let read = File::open("/etc/nsswitch.conf").and_then(|file| file.take(1 << 16).read_to_string(&mut text));
-    read.is_ok() && names_service(&text)
-}
-
-/// Whether `nsswitch.conf` names something other than the files for subordinate ids.
-fn names_service(text: &str) -> bool {
-    let services = text.lines().find_map(|line| line.trim_start().strip_prefix("subid:"));
-    services.is_some_and(|services| {
-        let services = services.split('#').next().unwrap_or_default();
-        services.split_ascii_whitespace().any(|service| service != "files")
-    })
 }
 
 /// Looks for `newuidmap` or `newgidmap` where the caller's shell would, then where distributions put them.
@@ -157,12 +142,5 @@ mod tests {
     fn getsubids_is_read_line_by_line() {
         let expected = [IdRange { first: 100_000, count: 65536 }, IdRange { first: 9, count: 1 }];
         assert_eq!(parse_getsubids(b"0: ada 100000 65536\n1: ada 9 1\nError fetching ranges\n"), expected);
-    }
-
-    #[test]
-    fn only_a_service_beside_the_files_is_asked() {
-        assert!(names_service("passwd: files sss\nsubid: files sss\n"));
-        assert!(!names_service("subid: files # sss\n"));
-        assert!(!names_service("passwd: sss\n"));
     }
 }

@@ -47,7 +47,7 @@ pub fn observe() -> User {
     };
     let unnamed: Vec<u32> = wanted.iter().copied().filter(|gid| !group_names.contains_key(gid)).collect();
 
-    let asked = from_file.is_none().then(|| {
+    let asked = (from_file.is_none() && name_service::serves("passwd")).then(|| {
         let deadline = name_service::deadline();
         // A local user's groups are local as a rule, and one without a name is no reason to start a program.
         let groups = (!unnamed.is_empty()).then(|| Question::ask("getent", &question("group", &unnamed), deadline));

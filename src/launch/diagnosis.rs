@@ -10,7 +10,7 @@ use std::fmt;
 
 pub use findings::{Finding, State, Verdict, Weight, diagnose, verdict};
 
-use crate::host::facts::{Attempt, ContainerEngine, FuseDevice, NamespaceBlock, Switches};
+use crate::host::facts::{Attempt, ContainerEngine, FuseDevice, NamespaceBlock, Outcome, Switches, UserNamespaces};
 use crate::report::Hint;
 
 /// Numbers of errors, the same on every machine that sifu runs on.
@@ -181,6 +181,18 @@ pub fn explain(attempt: Attempt, errno: i32, switches: &Switches, fuse: FuseDevi
     };
     let cure = cure(attempt, &cause, switches);
     Diagnosis { attempt, errno, cause, cure }
+}
+
+/// Says what a tried user namespace means for a plan.
+pub fn user_namespaces(outcome: Outcome, switches: &Switches) -> UserNamespaces {
+    match outcome {
+        Outcome::Done => UserNamespaces::Usable,
+        Outcome::NotTried | Outcome::TimedOut => UserNamespaces::NotObserved,
+        Outcome::Failed { errno } => match unshare_user(errno, switches) {
+            Cause::Namespaces(block) => UserNamespaces::Blocked(block),
+            _ => UserNamespaces::Blocked(NamespaceBlock::Unknown),
+        },
+    }
 }
 
 fn unshare_user(errno: i32, switches: &Switches) -> Cause {
@@ -605,6 +617,17 @@ mod tests {
             assert!(diagnosis.to_string().contains(&format!("(error {errno})")), "{diagnosis}");
             assert!(diagnosis.hints()[0].contains("sifu doctor"));
         }
+    }
+
+    #[test]
+    fn a_tried_namespace_becomes_a_fact_for_the_plan() {
+        let closed = Switches { max_user_namespaces: Some(0), ..laptop() };
+        let check = |outcome, expected| assert_eq!(user_namespaces(outcome, &closed), expected);
+        check(Outcome::Done, UserNamespaces::Usable);
+        check(Outcome::NotTried, UserNamespaces::NotObserved);
+        let errno = ENOSPC;
+        check(Outcome::Failed { errno }, UserNamespaces::Blocked(NamespaceBlock::NamespacesForbidden));
+        check(Outcome::Failed { errno: EINVAL }, UserNamespaces::Blocked(NamespaceBlock::Unknown));
     }
 
     #[test]
