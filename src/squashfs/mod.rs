@@ -7,6 +7,7 @@
 //! The [`Reader`] reads by position from a shared descriptor, never by a memory map: an image that is replaced or
 //! truncated while it is in use is an error, not a signal. It checks every value on disk before using it.
 
+mod as_tree;
 mod cache;
 mod codec;
 mod directory;
@@ -23,6 +24,7 @@ mod walk;
 pub mod write;
 mod xattr;
 
+pub use as_tree::AsTreeError;
 pub use directory::{Directory, DirectoryEntry, ListingPosition, NAME_BYTES_MAX};
 pub use error::SquashfsError;
 pub use file::{BlockBytes, Piece};

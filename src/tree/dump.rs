@@ -71,12 +71,12 @@ impl Tree {
 }
 
 /// The major part of a device number in the form of `st_rdev`.
-pub fn major(rdev: u64) -> u32 {
+fn major(rdev: u64) -> u32 {
     (((rdev >> 8) & 0xfff) | ((rdev >> 32) & 0xffff_f000)) as u32
 }
 
 /// The minor part of a device number in the form of `st_rdev`.
-pub fn minor(rdev: u64) -> u32 {
+fn minor(rdev: u64) -> u32 {
     ((rdev & 0xff) | ((rdev >> 12) & 0xffff_ff00)) as u32
 }
 

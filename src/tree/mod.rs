@@ -13,7 +13,7 @@
 //!
 //! Nothing here opens a file: `tree::from_directory` does, and is the only part that knows where content lies.
 
-pub mod dump;
+mod dump;
 pub mod from_directory;
 pub mod lookup;
 

@@ -166,3 +166,168 @@ fn a_full_file_system_is_an_error_wherever_it_fills() {
         assert_eq!(error.hints().len(), 1);
     }
 }
+
+mod identity {
+    //! Tree to image to tree changes nothing that the format can hold.
+
+    use super::*;
+    use crate::squashfs::{Bytes, Reader};
+    use crate::tree::Xattr;
+    use proptest::prelude::*;
+
+    fn again(bytes: Vec<u8>) -> Tree {
+        let size_bytes = bytes.len() as u64;
+        Reader::open(Bytes(bytes), 0, size_bytes).unwrap().into_tree("image").unwrap()
+    }
+
+    fn check(tree: &Tree, compression: Compression) {
+        let (bytes, _) = image(tree, &options(compression, 2));
+        let (expected, actual) = (tree.dump().unwrap(), again(bytes).dump().unwrap());
+        for (expected, actual) in expected.lines().zip(actual.lines()) {
+            assert_eq!(expected, actual, "{compression:?}");
+        }
+        assert_eq!(expected.lines().count(), actual.lines().count());
+    }
+
+    const ALL: [Compression; 5] =
+        [Compression::None, Compression::GZIP, Compression::Lz4, Compression::XZ, Compression::ZSTD];
+
+    #[test]
+    fn of_files_of_many_sizes() {
+        for compression in ALL {
+            check(&sample(), compression);
+        }
+    }
+
+    #[test]
+    fn of_nothing_but_a_root() {
+        for compression in ALL {
+            check(&Tree::new(attributes(0o1777)), compression);
+        }
+    }
+
+    #[test]
+    fn of_a_directory_with_an_index() {
+        let mut tree = Tree::new(attributes(0o755));
+        for index in 0..40_000 {
+            let name = format!("{index:0200}");
+            tree.insert(tree.root(), name.as_bytes(), attributes(0o644), Body::Fifo).unwrap();
+        }
+        let (bytes, _) = image(&tree, &options(Compression::ZSTD, 2));
+        let size_bytes = bytes.len() as u64;
+        let reader = Reader::open(Bytes(bytes), 0, size_bytes).unwrap();
+        let root = reader.inode(reader.root()).unwrap();
+        for index in (0..40_000).step_by(1111).chain([39_999]) {
+            let found = reader.find(&root, format!("{index:0200}").as_bytes()).unwrap();
+            assert!(found.is_some(), "{index}");
+        }
+        assert!(reader.find(&root, format!("{:0200}", 40_000).as_bytes()).unwrap().is_none());
+        assert_eq!(reader.into_tree("image").unwrap().dump().unwrap(), tree.dump().unwrap());
+    }
+
+    #[test]
+    fn of_directories_within_directories() {
+        let mut tree = Tree::new(attributes(0o755));
+        let mut directory = tree.root();
+        for _ in 0..1000 {
+            directory = tree.insert(directory, b"d", attributes(0o700), Body::Directory).unwrap();
+        }
+        check(&tree, Compression::GZIP);
+    }
+
+    /// What a random tree is made of: each step adds something below one of the directories that are there.
+    #[derive(Clone, Debug)]
+    struct Step {
+        directory: prop::sample::Index,
+        name: Vec<u8>,
+        attributes: Attributes,
+        what: What,
+    }
+
+    #[derive(Clone, Debug)]
+    enum What {
+        Directory,
+        /// Blocks of zeros or not, then a tail; equal seeds give equal files.
+        File { blocks: Vec<bool>, tail: usize, seed: u8 },
+        Symlink(Vec<u8>),
+        Device { block: bool, rdev: u32 },
+        Fifo,
+        Socket,
+        Link(prop::sample::Index),
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let xattr = ("(user|trusted|security)\\.[a-z]{1,20}", prop::collection::vec(any::<u8>(), 0..300))
+            .prop_map(|(name, value)| Xattr { name: name.into_bytes().into(), value: value.into() });
+        let xattrs = prop_oneof![
+            3 => Just(Vec::new()),
+            1 => prop::collection::vec(xattr, 1..4).prop_map(|mut xattrs| {
+                xattrs.sort();
+                xattrs.dedup_by(|a, b| a.name == b.name);
+                xattrs
+            }),
+        ];
+        let id = prop_oneof![3 => Just(0), 1 => 0_u32..5, 1 => any::<u32>()];
+        let attributes = (0_u16..0o10000, id.clone(), id, 0_i64..1 << 32, xattrs)
+            .prop_map(|(mode, uid, gid, mtime, xattrs)| Attributes { mode, uid, gid, mtime, xattrs });
+        let what = prop_oneof![
+            3 => Just(What::Directory),
+            6 => (prop::collection::vec(any::<bool>(), 0..2), 0..BLOCK_BYTES, 0_u8..3)
+                .prop_map(|(blocks, tail, seed)| What::File { blocks, tail, seed }),
+            6 => (0_usize..200, 0_u8..3).prop_map(|(tail, seed)| What::File { blocks: Vec::new(), tail, seed }),
+            2 => prop::collection::vec(1..=u8::MAX, 1..300).prop_map(What::Symlink),
+            1 => (any::<bool>(), any::<u32>()).prop_map(|(block, rdev)| What::Device { block, rdev }),
+            1 => Just(What::Fifo),
+            1 => Just(What::Socket),
+            2 => any::<prop::sample::Index>().prop_map(What::Link),
+        ];
+        let name = prop::collection::vec((1..=u8::MAX).prop_filter("no slash", |b| *b != b'/'), 1..=255);
+        let step = (any::<prop::sample::Index>(), name, attributes, what)
+            .prop_map(|(directory, name, attributes, what)| Step { directory, name, attributes, what });
+        prop::collection::vec(step, 0..60)
+    }
+
+    fn build(steps: Vec<Step>) -> Tree {
+        let mut tree = Tree::new(attributes(0o755));
+        let mut directories = vec![tree.root()];
+        let mut others = Vec::new();
+        for Step { directory, name, attributes, what } in steps {
+            let directory = *directory.get(&directories);
+            if tree.child(directory, &name).is_some() || name == b"." || name == b".." {
+                continue;
+            }
+            let body = match what {
+                What::Directory => Body::Directory,
+                What::File { blocks, tail, seed } => {
+                    let filled = |filled: bool| if filled { seed.wrapping_add(1) } else { 0 };
+                    let mut content: Vec<u8> = blocks.into_iter().flat_map(|b| vec![filled(b); BLOCK_BYTES]).collect();
+                    content.extend((0..tail).map(|at| (at / 7) as u8 ^ seed));
+                    Body::File(Content::Bytes(content.into()))
+                }
+                What::Symlink(target) => Body::Symlink(target.into()),
+                What::Device { block: true, rdev } => Body::BlockDevice(rdev.into()),
+                What::Device { block: false, rdev } => Body::CharDevice(rdev.into()),
+                What::Fifo => Body::Fifo,
+                What::Socket => Body::Socket,
+                What::Link(to) => {
+                    if !others.is_empty() {
+                        tree.link(directory, &name, *to.get(&others)).unwrap();
+                    }
+                    continue;
+                }
+            };
+            let is_directory = matches!(body, Body::Directory);
+            let id = tree.insert(directory, &name, attributes, body).unwrap();
+            if is_directory { directories.push(id) } else { others.push(id) }
+        }
+        tree
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+        #[test]
+        fn of_any_tree(steps in steps(), compression in prop::sample::select(ALL.to_vec())) {
+            check(&build(steps), compression);
+        }
+    }
+}
