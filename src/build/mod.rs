@@ -1,1 +1,192 @@
-//! Packs directories into images.
+//! Makes images: what a user names becomes a tree, the tree becomes a SIF file or a sandbox directory.
+//!
+//! ```text
+//! directory ──► tree::from_directory ──┐
+//! SIF, SquashFS ──► Reader::into_tree ─┴─► Tree ──► squashfs::write ──► SIF: definition, metadata, partition
+//!               └─► image::extract ──► sandbox directory
+//! ```
+//!
+//! Everything is made in a directory beside the target (see [`target`]) and moved when it is whole. Nothing depends on a
+//! clock, on the order in which a directory lists its entries, or on the number of threads: the same input gives the
+//! same bytes.
+
+mod architecture;
+mod error;
+pub mod mksquashfs_args;
+mod target;
+
+pub use error::BuildError;
+
+use crate::image::{self, ImageError, extract, metadata};
+use crate::sif::{self, Creation, CreationOptions, DataType, ImageId, NewObject, Partition};
+use crate::squashfs::{self, write};
+use crate::tree::{self, Kind, Lookup, Owners, Tree};
+use sha2::{Digest, Sha256};
+use starter::paths::{ContainerPath, HostPath};
+use std::ffi::{OsStr, OsString};
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use target::Target;
+
+/// What is to be built.
+#[derive(Clone, Debug)]
+pub struct Request {
+    pub target: HostPath,
+    /// A directory or an image, as the user named it.
+    pub source: OsString,
+    pub form: Form,
+    /// Whether what is at `target` may be replaced.
+    pub replace: bool,
+    pub owners: Owners,
+    pub pack: write::PackOptions,
+    /// The time that the image states, in seconds since 1970, and that no file in it exceeds; without it, that of the
+    /// newest file.
+    pub time: Option<i64>,
+}
+
+/// What is built.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    Sif,
+    Sandbox,
+}
+
+/// What was built, and what its user should know.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Built {
+    /// What the image does not hold although the source does.
+    pub warnings: Vec<String>,
+}
+
+/// What stands at the target, if anything does.
+pub fn existing(target: &HostPath) -> Result<Option<Kind>, BuildError> {
+    target::existing(target.as_path())
+}
+
+/// Builds an image. `say` is told what is being done.
+pub fn build(request: &Request, say: &mut dyn FnMut(&str)) -> Result<Built, BuildError> {
+    // A source that can't be used is noticed before anything is written.
+    let source = Source::open(&request.source, request)?;
+    let target = Target::begin(request.target.as_path(), request.replace)?;
+    let mut built = Built::default();
+    match (request.form, source) {
+        (Form::Sif, source) => {
+            let (mut tree, warnings) = source.into_tree()?;
+            built.warnings = warnings;
+            if let Some(time) = request.time {
+                tree.clamp_mtimes(time);
+            }
+            if let Some(warning) = target.room_warning(&tree)? {
+                built.warnings.push(warning);
+            }
+            say("Creating SIF file...");
+            write_sif(&tree, request, &target, &mut built.warnings)?;
+        }
+        (Form::Sandbox, Source::Image { reader, .. }) => {
+            say("Creating sandbox directory...");
+            let directory = target.make_directory()?;
+            extract::check_space(&extract::survey(&reader)?, directory.as_fd())?;
+            let extracted = extract::extract(&reader, directory)?;
+            if extracted.left_out > 0 {
+                let count = extracted.left_out;
+                built.warnings.push(format!("{count} device nodes and sockets of the image are not in the sandbox"));
+            }
+        }
+        (Form::Sandbox, Source::Directory { .. }) => {
+            return Err(BuildError::NotYet { what: "a sandbox from a directory" });
+        }
+    }
+    target.finish()?;
+    Ok(built)
+}
+
+/// What the user named, open.
+enum Source {
+    Directory { path: HostPath, options: tree::Options },
+    Image { name: String, reader: squashfs::Reader },
+}
+
+impl Source {
+    fn open(source: &OsStr, request: &Request) -> Result<Self, BuildError> {
+        let path = Path::new(source);
+        if path.is_dir() {
+            let options = tree::Options { owners: request.owners };
+            return Ok(Self::Directory { path: HostPath::new(path), options });
+        }
+        let image = image::open(source).map_err(|error| match error {
+            ImageError::NotAnImage { .. } => BuildError::DefinitionFile { path: HostPath::new(path) },
+            error => error.into(),
+        })?;
+        match image.partition() {
+            Some(reader) => Ok(Self::Image { name: path.display().to_string(), reader: reader.clone() }),
+            // It became a directory since it was looked at.
+            None => Err(BuildError::NotYet { what: "an image from what changes meanwhile" }),
+        }
+    }
+
+    fn into_tree(self) -> Result<(Tree, Vec<String>), BuildError> {
+        match self {
+            Self::Directory { path, options } => {
+                let walked = tree::from_directory(&path, &options)?;
+                let warning = |(name, path): (String, HostPath)| {
+                    format!("extended attributes `{name}` are left out, SquashFS has none such ({path} has one)")
+                };
+                Ok((walked.tree, walked.skipped_xattrs.into_iter().map(warning).collect()))
+            }
+            Self::Image { name, reader } => Ok((reader.into_tree(&name)?, Vec::new())),
+        }
+    }
+}
+
+/// Writes the objects in the order that Apptainer gives them: definition file, metadata, root file system.
+fn write_sif(tree: &Tree, request: &Request, target: &Target, warnings: &mut Vec<String>) -> Result<(), BuildError> {
+    let time = request.time.unwrap_or_else(|| tree.newest_mtime());
+    let definition = definition(&request.source);
+    let options = CreationOptions {
+        launch_line: sif::LAUNCH_LINE.to_vec(),
+        id: ImageId::NIL,
+        time: sif::Time(time),
+        capacity: sif::DEFAULT_CAPACITY,
+    };
+    let mut creation = Creation::begin(target.make_file()?, &options)?;
+    let mut digest = Sha256::new();
+    digest.update(time.to_le_bytes());
+    digest.update(&definition);
+    creation.add(&NewObject::new(DataType::DefinitionFile), definition.as_slice())?;
+    if let Some(json) = metadata_json(tree, warnings)? {
+        digest.update(&json);
+        creation.add(&NewObject::new(DataType::GenericJson).named(metadata::OBJECT_NAME), json.as_bytes())?;
+    }
+    let partition = Partition {
+        fs: sif::FileSystem::Squashfs,
+        kind: sif::PartitionKind::PrimarySystem,
+        arch: architecture::of(tree),
+    };
+    let mut sink = creation.sink(&NewObject::partition(partition))?;
+    let pack = write::PackOptions { time, ..request.pack.clone() };
+    digest.update(write::write(tree, &pack, &mut sink)?.digest);
+    sink.finish()?;
+    // Equal images are one image, so its id follows from what it holds.
+    let mut id = [0; 16];
+    id.copy_from_slice(&digest.finalize()[..16]);
+    creation.set_id(ImageId::from_random(id));
+    creation.finish()?;
+    Ok(())
+}
+
+/// The definition file that would build the same: what Apptainer writes for images that have none of their own.
+fn definition(source: &OsStr) -> Vec<u8> {
+    [b"bootstrap: localimage\nfrom: ".as_slice(), source.as_bytes(), b"\n\n"].concat()
+}
+
+/// What the files of `/.singularity.d` say of the image; `None` where there are none.
+fn metadata_json(tree: &Tree, warnings: &mut Vec<String>) -> Result<Option<String>, BuildError> {
+    let own = ContainerPath::fixed("/.singularity.d");
+    if tree.lstat(&own)?.is_none_or(|stat| stat.kind != Kind::Directory) {
+        return Ok(None);
+    }
+    let collected = metadata::collect(tree)?;
+    warnings.extend(collected.skipped.iter().map(ToString::to_string));
+    Ok(Some(collected.metadata.to_json()))
+}

@@ -5,6 +5,7 @@
 
 pub mod action_flags;
 pub mod applet;
+pub mod build;
 pub mod commands;
 pub mod completion;
 pub mod config;

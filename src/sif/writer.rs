@@ -205,6 +205,11 @@ impl<S: Storage> Creation<S> {
         ObjectSink::begin(&mut self.0, object, time)
     }
 
+    /// Gives the image its id, which may follow from data that were written since it was begun.
+    pub fn set_id(&mut self, id: ImageId) {
+        self.0.header.id = id;
+    }
+
     /// Writes table and header, and returns the storage. Nothing was synced: a caller that renames the file into place
     /// does that.
     ///

@@ -6,8 +6,8 @@
 //! |            | (options of lz4)     |        |             | table    | table  | table     |            |
 //! ```
 //!
-//! Everything is decided before the first block is compressed: [`layout`] gives each file its blocks, packs the tail
-//! ends into fragments and cuts the work into jobs; [`duplicates`] has found which files are equal. So the jobs need
+//! Everything is decided before the first block is compressed: [`layout`] gives each file its blocks, packs small
+//! files into fragments and cuts the work into jobs; [`duplicates`] has found which files are equal. So the jobs need
 //! nothing of one another, run on all threads, and are written in their order: the same tree gives the same bytes,
 //! however many threads there are. Memory is bounded by the jobs in flight (about four MiB a thread) and by the
 //! metadata (about a hundred bytes a file).

@@ -326,6 +326,18 @@ impl Tree {
         Walk { tree: self, stack: vec![(self.root(), 0)], path: Vec::new() }
     }
 
+    /// The inode at `path`, no symbolic link followed.
+    pub fn find(&self, path: &ContainerPath) -> Option<InodeId> {
+        path.components().try_fold(self.root(), |directory, name| self.child(directory, name))
+    }
+
+    /// Makes `latest` (seconds since 1970) the time of every file that claims to be newer.
+    pub fn clamp_mtimes(&mut self, latest: i64) {
+        for inode in &mut self.inodes {
+            inode.mtime = inode.mtime.min(latest);
+        }
+    }
+
     /// The newest modification time in the tree.
     pub fn newest_mtime(&self) -> i64 {
         self.inodes.iter().map(|inode| inode.mtime).max().unwrap_or(0)
@@ -381,10 +393,6 @@ impl Tree {
     fn name(&self, name: Name) -> &[u8] {
         let start = name.start as usize;
         &self.names[start..start + usize::from(name.length)]
-    }
-
-    fn find(&self, path: &ContainerPath) -> Option<InodeId> {
-        path.components().try_fold(self.root(), |directory, name| self.child(directory, name))
     }
 }
 

@@ -227,22 +227,24 @@ fn run(
     for piece in &plan.pieces[pieces] {
         match piece {
             Piece::Blocks { file, blocks } => {
-                let whole_file = blocks.end * block.len() as u64;
-                let mut reader = Reading::new(tree, plan, *file, blocks.start * block.len() as u64)?;
-                for _ in blocks.clone() {
+                let block_bytes = block.len() as u64;
+                let mut reader = Reading::new(tree, plan, *file, blocks.start * block_bytes)?;
+                for index in blocks.clone() {
+                    let left_bytes = reader.size_bytes - index * block_bytes;
+                    let block = &mut block[..left_bytes.min(block_bytes) as usize];
                     reader.fill(block)?;
                     output.append(block, true, compressor)?;
                 }
-                if whole_file == reader.size_bytes {
+                if blocks.end * block_bytes >= reader.size_bytes {
                     reader.check_end()?;
                 }
             }
-            Piece::Fragment { tails } => {
+            Piece::Fragment { small } => {
                 let mut used = 0;
-                for file in &plan.tails[tails.start as usize..tails.end as usize] {
-                    let planned = &plan.files[*file as usize];
-                    let length = plan.tail_bytes(planned);
-                    let mut reader = Reading::new(tree, plan, *file, planned.size_bytes - length as u64)?;
+                for file in &plan.small[small.start as usize..small.end as usize] {
+                    let mut reader = Reading::new(tree, plan, *file, 0)?;
+                    // Files in a fragment are smaller than a block.
+                    let length = reader.size_bytes as usize;
                     reader.fill(&mut block[used..used + length])?;
                     reader.check_end()?;
                     used += length;

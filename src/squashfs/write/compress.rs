@@ -19,7 +19,7 @@ impl Compression {
     /// The default level of each.
     pub const GZIP: Self = Self::Gzip { level: 6 };
     pub const XZ: Self = Self::Xz { level: 6 };
-    pub const ZSTD: Self = Self::Zstd { level: 3 };
+    pub const ZSTD: Self = Self::Zstd { level: 6 };
 
     /// The number in the superblock. An image without compression has that of gzip, and no block that is compressed.
     pub(super) fn id(self) -> u16 {

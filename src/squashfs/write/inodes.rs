@@ -301,7 +301,10 @@ impl Writer<'_> {
         debug_assert_eq!(Some(file.size_bytes), content(self.tree, id).map(crate::tree::Content::size_bytes));
         let start = self.stored.starts.get(number).copied().unwrap_or(0);
         let blocks = &self.stored.block_sizes[file.first_block as usize..][..file.blocks as usize];
-        let sparse = blocks.iter().filter(|&&size| size == 0).count() as u64 * self.plan.block_bytes as u64;
+        let block_bytes = self.plan.block_bytes as u64;
+        let unpacked = |index: usize| block_bytes.min(file.size_bytes - index as u64 * block_bytes);
+        let zeros = blocks.iter().enumerate().filter(|(_, size)| **size == 0);
+        let sparse: u64 = zeros.map(|(index, _)| unpacked(index)).sum();
         let mut rest = Vec::with_capacity(40 + blocks.len() * 4);
         let kind = if let Ok(start) = u32::try_from(start)
             && let Ok(size) = u32::try_from(file.size_bytes)

@@ -29,7 +29,7 @@ fn sample() -> Tree {
     let twice = random(BLOCK_BYTES * 10 + 77);
     let contents = [
         twice.clone(),
-        vec![0; BLOCK_BYTES * 3].into(),
+        vec![0; BLOCK_BYTES * 3 + 5].into(),
         random(BLOCK_BYTES),
         b"a tail".as_slice().into(),
         twice,
@@ -248,9 +248,16 @@ mod identity {
     enum What {
         Directory,
         /// Blocks of zeros or not, then a tail; equal seeds give equal files.
-        File { blocks: Vec<bool>, tail: usize, seed: u8 },
+        File {
+            blocks: Vec<bool>,
+            tail: usize,
+            seed: u8,
+        },
         Symlink(Vec<u8>),
-        Device { block: bool, rdev: u32 },
+        Device {
+            block: bool,
+            rdev: u32,
+        },
         Fifo,
         Socket,
         Link(prop::sample::Index),

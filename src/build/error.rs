@@ -1,0 +1,152 @@
+//! Why nothing was built.
+
+use crate::image::ImageError;
+use crate::image::extract::ExtractError;
+use crate::report::Hint;
+use crate::sif;
+use crate::squashfs::{AsTreeError, write};
+use crate::tree::{LookupError, WalkError};
+use starter::paths::HostPath;
+use std::fmt;
+use std::io;
+
+/// Why nothing was built. Whatever was begun is gone.
+#[derive(Debug)]
+pub enum BuildError {
+    /// The source directory.
+    Walk(WalkError),
+    /// The source image.
+    Image(Box<ImageError>),
+    AsTree(AsTreeError),
+    Lookup(LookupError),
+    /// A file that is no image: in `build` that is a definition file.
+    DefinitionFile {
+        path: HostPath,
+    },
+    /// Something is at the target, and may not be replaced.
+    Exists {
+        path: HostPath,
+    },
+    /// A directory where a file is to be, or the other way round.
+    OtherKind {
+        path: HostPath,
+    },
+    /// The target has no file name: `/` or `..`.
+    NoName {
+        path: HostPath,
+    },
+    /// The file system of the target refused something.
+    Target {
+        doing: &'static str,
+        path: HostPath,
+        source: io::Error,
+    },
+    Pack(write::WriteError),
+    Sif(sif::WriteError),
+    Extract(ExtractError),
+    /// Later work.
+    NotYet {
+        what: &'static str,
+    },
+}
+
+impl fmt::Display for BuildError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Walk(error) => error.fmt(f),
+            Self::Image(error) => error.fmt(f),
+            Self::AsTree(error) => error.fmt(f),
+            Self::Lookup(error) => error.fmt(f),
+            Self::DefinitionFile { path } => {
+                write!(f, "{path} is no image, and building from a definition file is not there yet")
+            }
+            Self::Exists { path } => write!(f, "build target {path} already exists"),
+            Self::OtherKind { path } => {
+                write!(f, "build target {path} exists and is of another kind than what is built")
+            }
+            Self::NoName { path } => write!(f, "build target {path} names no file that can be made"),
+            Self::Target { doing, path, source } => write!(f, "cannot {doing} {path}: {source}"),
+            Self::Pack(error) => error.fmt(f),
+            Self::Sif(error) => error.fmt(f),
+            Self::Extract(error) => error.fmt(f),
+            Self::NotYet { what } => write!(f, "building {what} is not there yet"),
+        }
+    }
+}
+
+impl std::error::Error for BuildError {}
+
+impl Hint for BuildError {
+    fn hints(&self) -> Vec<String> {
+        let hint = match self {
+            Self::Walk(error) => return error.hints(),
+            Self::Image(error) => return error.hints(),
+            Self::AsTree(error) => return error.hints(),
+            Self::Pack(error) => return error.hints(),
+            Self::Sif(error) => return error.hints(),
+            Self::Extract(ExtractError::NoSpace { .. } | ExtractError::NoInodes { .. }) => {
+                "Free some space, or put the sandbox on another file system."
+            }
+            Self::Extract(error) => return error.hints(),
+            Self::DefinitionFile { .. } | Self::NotYet { .. } => {
+                "This version packs directories, and packs or unpacks SIF and SquashFS images."
+            }
+            Self::Exists { .. } => "Use --force to replace it.",
+            Self::OtherKind { .. } => "Remove it first, or choose another name.",
+            Self::Target { source, .. } => match source.kind() {
+                io::ErrorKind::NotFound => "Make the directory first.",
+                io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+                    "The image is made beside its name: choose a directory that you may write to."
+                }
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                    "Free some space, or write the image to another file system."
+                }
+                _ => return Vec::new(),
+            },
+            Self::Lookup(_) | Self::NoName { .. } => return Vec::new(),
+        };
+        vec![hint.to_owned()]
+    }
+}
+
+impl From<WalkError> for BuildError {
+    fn from(error: WalkError) -> Self {
+        Self::Walk(error)
+    }
+}
+
+impl From<ImageError> for BuildError {
+    fn from(error: ImageError) -> Self {
+        Self::Image(Box::new(error))
+    }
+}
+
+impl From<AsTreeError> for BuildError {
+    fn from(error: AsTreeError) -> Self {
+        Self::AsTree(error)
+    }
+}
+
+impl From<LookupError> for BuildError {
+    fn from(error: LookupError) -> Self {
+        Self::Lookup(error)
+    }
+}
+
+impl From<write::WriteError> for BuildError {
+    fn from(error: write::WriteError) -> Self {
+        Self::Pack(error)
+    }
+}
+
+impl From<sif::WriteError> for BuildError {
+    fn from(error: sif::WriteError) -> Self {
+        Self::Sif(error)
+    }
+}
+
+impl From<ExtractError> for BuildError {
+    fn from(error: ExtractError) -> Self {
+        Self::Extract(error)
+    }
+}

@@ -1,0 +1,316 @@
+//! The place where an image is made before it has its name.
+//!
+//! ```text
+//! images/                         the directory of the target
+//!   .demo.sif.sifu-4711/          ours alone (mode 0700) and locked while the build runs
+//!     new                         the image or sandbox being made; renamed to images/demo.sif when it is whole
+//!     old                         what stood there before, on its way out
+//! ```
+//!
+//! A build that was killed leaves its directory without a lock; the next build of the same target removes it.
+
+use super::error::BuildError;
+use crate::image::extract;
+use crate::report;
+use crate::tree::{Body, Kind, Tree};
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, Flock, FlockArg, RenameFlags, renameat, renameat2};
+use nix::sys::stat::{Mode, fstat};
+use nix::sys::statvfs::fstatvfs;
+use nix::unistd::{geteuid, mkdir};
+use starter::paths::HostPath;
+use std::ffi::{OsStr, OsString};
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+/// A target that is being made. Dropping it removes what was made; [`Target::finish`] gives it its name.
+pub(super) struct Target {
+    path: PathBuf,
+    replace: bool,
+    /// The directory of the target, open.
+    parent: File,
+    /// The directory of the build, in `parent`, and its lock.
+    work: PathBuf,
+    work_name: OsString,
+    _lock: Option<Flock<File>>,
+}
+
+/// What stands at `target`, if anything does.
+pub(super) fn existing(target: &Path) -> Result<Option<Kind>, BuildError> {
+    match std::fs::symlink_metadata(target) {
+        Ok(metadata) => Ok(Some(match metadata.file_type() {
+            kind if kind.is_dir() => Kind::Directory,
+            kind if kind.is_symlink() => Kind::Symlink,
+            kind if kind.is_fifo() => Kind::Fifo,
+            kind if kind.is_socket() => Kind::Socket,
+            kind if kind.is_char_device() => Kind::CharDevice,
+            kind if kind.is_block_device() => Kind::BlockDevice,
+            _ => Kind::File,
+        })),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(BuildError::Target { doing: "examine", path: HostPath::new(target), source }),
+    }
+}
+
+impl Target {
+    /// Prepares the making of `path`.
+    pub fn begin(path: &Path, replace: bool) -> Result<Self, BuildError> {
+        if existing(path)?.is_some() && !replace {
+            return Err(BuildError::Exists { path: HostPath::new(path) });
+        }
+        let name = path.file_name().ok_or_else(|| BuildError::NoName { path: HostPath::new(path) })?;
+        let parent_path = match path.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
+            _ => PathBuf::from("."),
+        };
+        let failed = |doing, path: &Path, source| BuildError::Target { doing, path: HostPath::new(path), source };
+        let parent = File::open(&parent_path).map_err(|e| failed("open the directory", &parent_path, e))?;
+        let prefix = work_prefix(name);
+        remove_abandoned(&parent, &parent_path, &prefix);
+        let mut attempt = 0;
+        loop {
+            let mut work_name = prefix.clone();
+            work_name.push(format!("{}-{attempt}", std::process::id()));
+            let work = parent_path.join(&work_name);
+            match mkdir(&work, Mode::S_IRWXU) {
+                Ok(()) => {}
+                Err(Errno::EEXIST) if attempt < MAX_ATTEMPTS => {
+                    attempt += 1;
+                    continue;
+                }
+                Err(errno) => return Err(failed("make a directory for the build in", &parent_path, errno.into())),
+            }
+            let directory = File::open(&work).map_err(|e| failed("open", &work, e))?;
+            // File systems without locks have no cleaning either.
+            let lock = Flock::lock(directory, FlockArg::LockExclusiveNonblock).ok();
+            // Another build can have taken it for abandoned before it was locked.
+            let is_there = lock.as_ref().is_none_or(|lock| fstat(&**lock).is_ok_and(|stat| stat.st_nlink > 0));
+            if is_there {
+                return Ok(Self { path: path.to_owned(), replace, parent, work, work_name, _lock: lock });
+            }
+            attempt += 1;
+        }
+    }
+
+    /// Makes the file of an image: executable, within the limits of the umask, since it can be run.
+    pub fn make_file(&self) -> Result<File, BuildError> {
+        let path = self.work.join(NEW);
+        let opened = OpenOptions::new().read(true).write(true).create_new(true).mode(0o755).open(path);
+        opened.map_err(|source| self.error("write", source))
+    }
+
+    /// Makes the directory of a sandbox.
+    pub fn make_directory(&self) -> Result<OwnedFd, BuildError> {
+        let path = self.work.join(NEW);
+        mkdir(&path, Mode::from_bits_truncate(0o755)).map_err(|errno| self.error("make", errno.into()))?;
+        File::open(&path).map(OwnedFd::from).map_err(|source| self.error("make", source))
+    }
+
+    /// Says so when the file system may be too small for what `tree` holds. How far it will compress is not known, so it
+    /// is no error.
+    pub fn room_warning(&self, tree: &Tree) -> Result<Option<String>, BuildError> {
+        let stat = fstatvfs(&self.parent).map_err(|errno| self.error("measure the free space for", errno.into()))?;
+        // The types differ between architectures.
+        let free_bytes = (stat.blocks_available() as u64).saturating_mul(stat.fragment_size() as u64);
+        let content_bytes = content_bytes(tree);
+        Ok((content_bytes > free_bytes).then(|| {
+            format!(
+                "the image may not fit: {} MiB of files, and {} MiB are free beside {}",
+                content_bytes >> 20,
+                free_bytes >> 20,
+                self.path.display()
+            )
+        }))
+    }
+
+    /// Moves what was made to its name.
+    pub fn finish(self) -> Result<(), BuildError> {
+        let new = self.work.join(NEW);
+        let failed = |errno: Errno| match errno {
+            Errno::EEXIST => BuildError::Exists { path: HostPath::new(&*self.path) },
+            Errno::EISDIR | Errno::ENOTDIR | Errno::ENOTEMPTY => {
+                BuildError::OtherKind { path: HostPath::new(&*self.path) }
+            }
+            errno => self.error("rename the image to", errno.into()),
+        };
+        let made_directory = new.is_dir();
+        if self.replace && made_directory && self.path.is_dir() {
+            // A directory that is not empty can't be replaced in one step.
+            renameat(AT_FDCWD, &self.path, AT_FDCWD, &self.work.join(OLD)).map_err(failed)?;
+        }
+        if self.replace {
+            return renameat(AT_FDCWD, &new, AT_FDCWD, &self.path).map_err(failed);
+        }
+        match renameat2(AT_FDCWD, &new, AT_FDCWD, &self.path, RenameFlags::RENAME_NOREPLACE) {
+            // File systems that lack it: what was not there at the beginning is taken not to be there now.
+            Err(Errno::EINVAL | Errno::ENOSYS) => renameat(AT_FDCWD, &new, AT_FDCWD, &self.path),
+            answer => answer,
+        }
+        .map_err(failed)
+    }
+
+    fn error(&self, doing: &'static str, source: io::Error) -> BuildError {
+        BuildError::Target { doing, path: HostPath::new(&*self.path), source }
+    }
+}
+
+impl Drop for Target {
+    fn drop(&mut self) {
+        if let Err(error) = extract::remove(self.parent.as_fd(), &self.work_name) {
+            report::warning(format!("cannot remove {}: {error}", self.work.display()));
+        }
+    }
+}
+
+const NEW: &str = "new";
+const OLD: &str = "old";
+/// Names that this process can have left: one build after another in one directory.
+const MAX_ATTEMPTS: u32 = 1000;
+
+/// What the names of all directories for builds of `name` begin with; names of 255 bytes leave no room for more.
+fn work_prefix(name: &OsStr) -> OsString {
+    const KEPT_BYTES: usize = 200;
+    let kept = &name.as_bytes()[..name.len().min(KEPT_BYTES)];
+    OsString::from_vec([b".".as_slice(), kept, b".sifu-"].concat())
+}
+
+/// Removes the directories of builds that were killed: those of this user that nobody has locked.
+fn remove_abandoned(parent: &File, parent_path: &Path, prefix: &OsStr) {
+    let Ok(entries) = std::fs::read_dir(parent_path) else { return };
+    for name in entries.flatten().map(|entry| entry.file_name()) {
+        let digits = name.as_bytes().strip_prefix(prefix.as_bytes());
+        if !digits.is_some_and(|rest| rest.first().is_some_and(u8::is_ascii_digit)) {
+            continue;
+        }
+        let mut options = OpenOptions::new();
+        let flags = nix::libc::O_DIRECTORY | nix::libc::O_NOFOLLOW;
+        let Ok(directory) = options.read(true).custom_flags(flags).open(parent_path.join(&name)) else { continue };
+        let is_ours = directory.metadata().is_ok_and(|metadata| metadata.uid() == geteuid().as_raw());
+        if is_ours && let Ok(_lock) = Flock::lock(directory, FlockArg::LockExclusiveNonblock) {
+            // What can't be removed is no reason not to build.
+            let _ = extract::remove(parent.as_fd(), &name);
+        }
+    }
+}
+
+fn content_bytes(tree: &Tree) -> u64 {
+    let mut seen = vec![false; tree.inode_count()];
+    let mut bytes = 0_u64;
+    let mut walk = tree.walk();
+    while let Some(id) = walk.next_entry() {
+        if let Body::File(content) = tree.inode(id).body
+            && !std::mem::replace(&mut seen[id.index()], true)
+        {
+            bytes = bytes.saturating_add(content.size_bytes());
+        }
+    }
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Scratch(PathBuf);
+
+    impl Scratch {
+        fn new(name: &str) -> Self {
+            let path = std::env::temp_dir().join(format!("sifu-target-{}-{name}", std::process::id()));
+            std::fs::create_dir_all(&path).unwrap();
+            Self(path)
+        }
+
+        fn names(&self) -> Vec<String> {
+            let entries = std::fs::read_dir(&self.0).unwrap();
+            let mut names: Vec<String> = entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+            names.sort();
+            names
+        }
+    }
+
+    impl Drop for Scratch {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.0);
+        }
+    }
+
+    #[test]
+    fn a_target_that_is_given_up_leaves_nothing() {
+        let scratch = Scratch::new("drop");
+        let target = Target::begin(&scratch.0.join("a.sif"), false).unwrap();
+        std::fs::write(target.work.join(NEW), "half").unwrap();
+        assert_eq!(scratch.names().len(), 1);
+        drop(target);
+        assert_eq!(scratch.names(), [""; 0]);
+    }
+
+    #[test]
+    fn what_stands_at_the_name_is_replaced_only_when_asked() {
+        let scratch = Scratch::new("replace");
+        let path = scratch.0.join("a.sif");
+        let target = Target::begin(&path, false).unwrap();
+        target.make_file().unwrap();
+        // Somebody else is faster.
+        std::fs::write(&path, "theirs").unwrap();
+        assert!(matches!(target.finish(), Err(BuildError::Exists { .. })));
+        assert!(matches!(Target::begin(&path, false), Err(BuildError::Exists { .. })));
+        let target = Target::begin(&path, true).unwrap();
+        target.make_file().unwrap();
+        target.finish().unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"");
+        assert_eq!(scratch.names(), ["a.sif"]);
+    }
+
+    #[test]
+    fn a_sandbox_replaces_a_directory_that_is_not_empty() {
+        let scratch = Scratch::new("sandbox");
+        let path = scratch.0.join("box");
+        std::fs::create_dir(&path).unwrap();
+        std::fs::write(path.join("old"), "").unwrap();
+        let target = Target::begin(&path, true).unwrap();
+        target.make_directory().unwrap();
+        target.finish().unwrap();
+        assert_eq!(std::fs::read_dir(&path).unwrap().count(), 0);
+        assert_eq!(scratch.names(), ["box"]);
+    }
+
+    #[test]
+    fn a_directory_is_not_replaced_by_a_file() {
+        let scratch = Scratch::new("kind");
+        let path = scratch.0.join("box");
+        std::fs::create_dir(&path).unwrap();
+        let target = Target::begin(&path, true).unwrap();
+        target.make_file().unwrap();
+        assert!(matches!(target.finish(), Err(BuildError::OtherKind { .. })));
+        assert_eq!(scratch.names(), ["box"]);
+    }
+
+    #[test]
+    fn what_a_killed_build_left_goes_with_the_next_and_a_running_one_stays() {
+        let scratch = Scratch::new("killed");
+        let left = scratch.0.join(".a.sif.sifu-99999999-0");
+        std::fs::create_dir_all(left.join("new/deep")).unwrap();
+        let other = scratch.0.join(".a.sif.sifu-notes");
+        std::fs::create_dir(&other).unwrap();
+        let running = Target::begin(&scratch.0.join("a.sif"), false).unwrap();
+        let second = Target::begin(&scratch.0.join("a.sif"), false).unwrap();
+        assert!(!left.exists() && other.exists() && running.work.exists());
+        drop((running, second));
+        assert_eq!(scratch.names(), [".a.sif.sifu-notes"]);
+    }
+
+    #[test]
+    fn the_longest_name_is_no_longer_too_long_with_what_is_added() {
+        let scratch = Scratch::new("long");
+        let target = Target::begin(&scratch.0.join("n".repeat(255)), false).unwrap();
+        target.make_file().unwrap();
+        target.finish().unwrap();
+        assert_eq!(scratch.names(), ["n".repeat(255)]);
+        let error = Target::begin(&scratch.0.join("n".repeat(256)), false).err().unwrap().to_string();
+        assert!(error.contains("File name too long"), "{error}");
+    }
+}

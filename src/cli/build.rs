@@ -1,0 +1,108 @@
+//! `sifu build IMAGE SOURCE`: makes an image from a directory, or from another image.
+
+use crate::build::{self, BuildError, Form, Request, mksquashfs_args};
+use crate::report::{self, Failure, failure};
+use crate::squashfs::write::{Compression, PackOptions};
+use crate::tree::{Kind, Owners};
+use nix::unistd::geteuid;
+use starter::paths::HostPath;
+use std::ffi::OsString;
+use std::io::{BufRead, IsTerminal, Write};
+use std::num::NonZeroUsize;
+
+/// What the command line asks for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    /// The image to make.
+    pub image: OsString,
+    /// What it is made from.
+    pub source: OsString,
+    /// Make a directory instead of a SIF file.
+    pub sandbox: bool,
+    /// Replace what is there, without a question.
+    pub force: bool,
+    /// How many threads may compress; all processors of the process if it is not said.
+    pub jobs: Option<NonZeroUsize>,
+    pub mksquashfs_args: Option<String>,
+    /// The value of `SOURCE_DATE_EPOCH`.
+    pub source_date_epoch: Option<String>,
+}
+
+/// Builds, and says what is being done.
+pub fn run(options: &Options) -> Result<(), Failure> {
+    let target = HostPath::new(&*options.image);
+    let asked = match &options.mksquashfs_args {
+        Some(text) => mksquashfs_args::parse(text).map_err(|e| failure(&e))?,
+        None => mksquashfs_args::Asked::default(),
+    };
+    let time = options.source_date_epoch.as_deref().map(parse_epoch).transpose()?;
+    let form = if options.sandbox { Form::Sandbox } else { Form::Sif };
+    let replace = match build::existing(&target).map_err(|e| failure(&e))? {
+        None => options.force,
+        Some(_) if options.force => true,
+        Some(kind) => may_replace(&target, kind)?,
+    };
+    // An ordinary user's own number means nothing on the next machine; root's build keeps what root made.
+    let owners = if geteuid().is_root() { Owners::AsFound } else { Owners::AllRoot };
+    let pack = PackOptions {
+        compression: asked.compression.unwrap_or(Compression::ZSTD),
+        threads: threads(options.jobs.into_iter().chain(asked.threads).min()),
+        time: time.unwrap_or(0),
+    };
+    let source = options.source.clone();
+    let request = Request { target, source, form, replace, owners, pack, time };
+    report::info("Starting build...");
+    let built = build::build(&request, &mut |doing| report::info(doing)).map_err(|e| failure(&e))?;
+    for warning in &built.warnings {
+        report::warning(warning);
+    }
+    report::info(format_args!("Build complete: {}", request.target));
+    Ok(())
+}
+
+/// Asks on a terminal; elsewhere the answer is no.
+fn may_replace(target: &HostPath, kind: Kind) -> Result<bool, Failure> {
+    let refused = || failure(&BuildError::Exists { path: target.clone() });
+    let (stdin, mut stderr) = (std::io::stdin(), std::io::stderr());
+    if !stdin.is_terminal() || !stderr.is_terminal() {
+        return Err(refused());
+    }
+    let what = if kind == Kind::Directory { "directory with everything in it" } else { "file" };
+    let name = report::printable(&target.to_string());
+    let question = format!("Build target {name} exists: replace the {what}? [y/N] ");
+    let asked = stderr.write_all(question.as_bytes()).and_then(|()| stderr.flush());
+    let mut answer = String::new();
+    asked.and_then(|()| stdin.lock().read_line(&mut answer)).map_err(|_| refused())?;
+    if matches!(answer.trim(), "y" | "Y" | "yes") { Ok(true) } else { Err(refused()) }
+}
+
+/// The processors that this process may use (affinity and control group), or fewer when fewer are asked for.
+fn threads(asked: Option<NonZeroUsize>) -> NonZeroUsize {
+    let usable = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+    asked.map_or(usable, |asked| asked.min(usable))
+}
+
+fn parse_epoch(text: &str) -> Result<i64, Failure> {
+    let seconds = text.parse::<i64>().ok().filter(|&seconds| seconds >= 0);
+    seconds.ok_or_else(|| Failure::new(format!("SOURCE_DATE_EPOCH is `{text}`, which is no number of seconds")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_is_a_number_of_seconds_since_1970() {
+        assert_eq!(parse_epoch("1700000000").ok(), Some(1_700_000_000));
+        for text in ["", "-1", "yesterday", "1e9"] {
+            let error = parse_epoch(text).unwrap_err();
+            assert_eq!(error.message, format!("SOURCE_DATE_EPOCH is `{text}`, which is no number of seconds"));
+        }
+    }
+
+    #[test]
+    fn no_more_threads_than_processors_and_no_more_than_asked() {
+        assert_eq!(threads(Some(NonZeroUsize::MIN)), NonZeroUsize::MIN);
+        assert_eq!(threads(Some(NonZeroUsize::MAX)), threads(None));
+    }
+}
