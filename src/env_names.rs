@@ -15,6 +15,9 @@ pub const INJECT_PREFIXES: [&str; 3] = ["SIFUENV_", "APPTAINERENV_", "SINGULARIT
 /// Key: how much is said, as a number (-3, -1, 1, 4, 5), where no flag says it.
 pub const MESSAGE_LEVEL: &str = "MESSAGELEVEL";
 
+/// Whole name: the time that a built image states, in seconds since 1970 (reproducible-builds.org).
+pub const SOURCE_DATE_EPOCH: &str = "SOURCE_DATE_EPOCH";
+
 /// Splits a variable's name into the rank of its prefix in [`PREFIXES`] and its key.
 pub fn key_of(name: &[u8]) -> Option<(usize, &[u8])> {
     PREFIXES.iter().enumerate().find_map(|(rank, prefix)| {

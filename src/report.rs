@@ -55,6 +55,14 @@ pub fn failure<E: fmt::Display + Hint>(error: &E) -> Failure {
     Failure { message: error.to_string(), hints: error.hints(), code: EXIT_FAILURE }
 }
 
+/// The words of the C library for an error of the system, lower-case and without its number.
+pub fn cause(error: &std::io::Error) -> String {
+    match error.raw_os_error() {
+        Some(number) => nix::errno::Errno::from_raw(number).desc().to_lowercase(),
+        None => error.to_string(),
+    }
+}
+
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.message)

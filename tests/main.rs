@@ -7,6 +7,7 @@
 mod need;
 mod support;
 
+mod build;
 mod cleanliness;
 mod cli;
 mod corrupt;

@@ -34,6 +34,12 @@ pub const CORPUS: Need = Need { name: "corpus", ask: || is_there(&support::share
 pub const SOURCES: Need = Need { name: "sources", ask: has_sources };
 /// sifu was built, with the starter beside it.
 pub const SIFU: Need = Need { name: "sifu", ask: || is_there(&support::sifu_path().with_file_name("starter")) };
+/// The tools of SquashFS itself.
+pub const UNSQUASHFS: Need = Need { name: "unsquashfs", ask: || has_program("unsquashfs") };
+/// An installed Apptainer, to run what sifu made.
+pub const APPTAINER: Need = Need { name: "apptainer", ask: || has_program("apptainer") };
+/// The rights to mount a file system.
+pub const ROOT: Need = Need { name: "root", ask: || unless(!is_root(), "this is an ordinary user") };
 
 /// Says whether one of `needs` is missing here, after telling which.
 ///
@@ -59,6 +65,10 @@ pub fn lacks(needs: &[Need]) -> bool {
 
 fn unless(bad: bool, why: &str) -> Result<(), String> {
     if bad { Err(why.to_owned()) } else { Ok(()) }
+}
+
+fn has_program(name: &str) -> Result<(), String> {
+    support::find_program(name).map(drop).ok_or_else(|| format!("no {name} on the search path"))
 }
 
 fn is_there(path: &Path) -> Result<(), String> {

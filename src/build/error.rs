@@ -2,7 +2,7 @@
 
 use crate::image::ImageError;
 use crate::image::extract::ExtractError;
-use crate::report::Hint;
+use crate::report::{Hint, cause};
 use crate::sif;
 use crate::squashfs::{AsTreeError, write};
 use crate::tree::{LookupError, WalkError};
@@ -65,7 +65,7 @@ impl fmt::Display for BuildError {
                 write!(f, "build target {path} exists and is of another kind than what is built")
             }
             Self::NoName { path } => write!(f, "build target {path} names no file that can be made"),
-            Self::Target { doing, path, source } => write!(f, "cannot {doing} {path}: {source}"),
+            Self::Target { doing, path, source } => write!(f, "cannot {doing} {path}: {}", cause(source)),
             Self::Pack(error) => error.fmt(f),
             Self::Sif(error) => error.fmt(f),
             Self::Extract(error) => error.fmt(f),

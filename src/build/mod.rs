@@ -52,11 +52,11 @@ pub enum Form {
     Sandbox,
 }
 
-/// What was built, and what its user should know.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Built {
-    /// What the image does not hold although the source does.
-    pub warnings: Vec<String>,
+/// What the user is told while an image is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Note<'a> {
+    Doing(&'a str),
+    Warning(&'a str),
 }
 
 /// What stands at the target, if anything does.
@@ -64,41 +64,38 @@ pub fn existing(target: &HostPath) -> Result<Option<Kind>, BuildError> {
     target::existing(target.as_path())
 }
 
-/// Builds an image. `say` is told what is being done.
-pub fn build(request: &Request, say: &mut dyn FnMut(&str)) -> Result<Built, BuildError> {
+/// Builds an image. `say` is told what is being done, and what the image will lack.
+pub fn build(request: &Request, say: &mut dyn FnMut(Note)) -> Result<(), BuildError> {
     // A source that can't be used is noticed before anything is written.
     let source = Source::open(&request.source, request)?;
     let target = Target::begin(request.target.as_path(), request.replace)?;
-    let mut built = Built::default();
     match (request.form, source) {
         (Form::Sif, source) => {
-            let (mut tree, warnings) = source.into_tree()?;
-            built.warnings = warnings;
+            let mut tree = source.into_tree(say)?;
             if let Some(time) = request.time {
                 tree.clamp_mtimes(time);
             }
             if let Some(warning) = target.room_warning(&tree)? {
-                built.warnings.push(warning);
+                say(Note::Warning(&warning));
             }
-            say("Creating SIF file...");
-            write_sif(&tree, request, &target, &mut built.warnings)?;
+            say(Note::Doing("Creating SIF file..."));
+            write_sif(&tree, request, &target, say)?;
         }
         (Form::Sandbox, Source::Image { reader, .. }) => {
-            say("Creating sandbox directory...");
+            say(Note::Doing("Creating sandbox directory..."));
             let directory = target.make_directory()?;
             extract::check_space(&extract::survey(&reader)?, directory.as_fd())?;
-            let extracted = extract::extract(&reader, directory)?;
-            if extracted.left_out > 0 {
-                let count = extracted.left_out;
-                built.warnings.push(format!("{count} device nodes and sockets of the image are not in the sandbox"));
+            let left_out = extract::extract(&reader, directory)?.left_out;
+            if left_out > 0 {
+                let warning = format!("{left_out} device nodes and sockets of the image are not in the sandbox");
+                say(Note::Warning(&warning));
             }
         }
         (Form::Sandbox, Source::Directory { .. }) => {
             return Err(BuildError::NotYet { what: "a sandbox from a directory" });
         }
     }
-    target.finish()?;
-    Ok(built)
+    target.finish()
 }
 
 /// What the user named, open.
@@ -125,22 +122,23 @@ impl Source {
         }
     }
 
-    fn into_tree(self) -> Result<(Tree, Vec<String>), BuildError> {
+    fn into_tree(self, say: &mut dyn FnMut(Note)) -> Result<Tree, BuildError> {
         match self {
             Self::Directory { path, options } => {
                 let walked = tree::from_directory(&path, &options)?;
-                let warning = |(name, path): (String, HostPath)| {
-                    format!("extended attributes `{name}` are left out, SquashFS has none such ({path} has one)")
-                };
-                Ok((walked.tree, walked.skipped_xattrs.into_iter().map(warning).collect()))
+                for (name, path) in &walked.skipped_xattrs {
+                    let warning = format!("SquashFS has no extended attributes `{name}`: left out ({path} has one)");
+                    say(Note::Warning(&warning));
+                }
+                Ok(walked.tree)
             }
-            Self::Image { name, reader } => Ok((reader.into_tree(&name)?, Vec::new())),
+            Self::Image { name, reader } => Ok(reader.into_tree(&name)?),
         }
     }
 }
 
 /// Writes the objects in the order that Apptainer gives them: definition file, metadata, root file system.
-fn write_sif(tree: &Tree, request: &Request, target: &Target, warnings: &mut Vec<String>) -> Result<(), BuildError> {
+fn write_sif(tree: &Tree, request: &Request, target: &Target, say: &mut dyn FnMut(Note)) -> Result<(), BuildError> {
     let time = request.time.unwrap_or_else(|| tree.newest_mtime());
     let definition = definition(&request.source);
     let options = CreationOptions {
@@ -154,7 +152,7 @@ fn write_sif(tree: &Tree, request: &Request, target: &Target, warnings: &mut Vec
     digest.update(time.to_le_bytes());
     digest.update(&definition);
     creation.add(&NewObject::new(DataType::DefinitionFile), definition.as_slice())?;
-    if let Some(json) = metadata_json(tree, warnings)? {
+    if let Some(json) = metadata_json(tree, say)? {
         digest.update(&json);
         creation.add(&NewObject::new(DataType::GenericJson).named(metadata::OBJECT_NAME), json.as_bytes())?;
     }
@@ -181,12 +179,14 @@ fn definition(source: &OsStr) -> Vec<u8> {
 }
 
 /// What the files of `/.singularity.d` say of the image; `None` where there are none.
-fn metadata_json(tree: &Tree, warnings: &mut Vec<String>) -> Result<Option<String>, BuildError> {
+fn metadata_json(tree: &Tree, say: &mut dyn FnMut(Note)) -> Result<Option<String>, BuildError> {
     let own = ContainerPath::fixed("/.singularity.d");
     if tree.lstat(&own)?.is_none_or(|stat| stat.kind != Kind::Directory) {
         return Ok(None);
     }
     let collected = metadata::collect(tree)?;
-    warnings.extend(collected.skipped.iter().map(ToString::to_string));
+    for skipped in &collected.skipped {
+        say(Note::Warning(&skipped.to_string()));
+    }
     Ok(Some(collected.metadata.to_json()))
 }

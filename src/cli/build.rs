@@ -1,22 +1,19 @@
 //! `sifu build IMAGE SOURCE`: makes an image from a directory, or from another image.
 
-use crate::build::{self, BuildError, Form, Request, mksquashfs_args};
+use crate::build::{self, BuildError, Form, Note, Request, mksquashfs_args};
+use crate::env_names::SOURCE_DATE_EPOCH;
 use crate::report::{self, Failure, failure};
 use crate::squashfs::write::{Compression, PackOptions};
 use crate::tree::{Kind, Owners};
 use nix::unistd::geteuid;
 use starter::paths::HostPath;
-use std::ffi::OsString;
+use std::ffi::OsStr;
 use std::io::{BufRead, IsTerminal, Write};
 use std::num::NonZeroUsize;
 
-/// What the command line asks for.
+/// What the flags ask for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Options {
-    /// The image to make.
-    pub image: OsString,
-    /// What it is made from.
-    pub source: OsString,
+pub struct BuildOptions {
     /// Make a directory instead of a SIF file.
     pub sandbox: bool,
     /// Replace what is there, without a question.
@@ -24,18 +21,17 @@ pub struct Options {
     /// How many threads may compress; all processors of the process if it is not said.
     pub jobs: Option<NonZeroUsize>,
     pub mksquashfs_args: Option<String>,
-    /// The value of `SOURCE_DATE_EPOCH`.
-    pub source_date_epoch: Option<String>,
 }
 
-/// Builds, and says what is being done.
-pub fn run(options: &Options) -> Result<(), Failure> {
-    let target = HostPath::new(&*options.image);
+/// Builds `image` from `source`, and says what is being done.
+pub fn run(options: &BuildOptions, image: &OsStr, source: &OsStr) -> Result<(), Failure> {
+    let target = HostPath::new(image);
     let asked = match &options.mksquashfs_args {
         Some(text) => mksquashfs_args::parse(text).map_err(|e| failure(&e))?,
         None => mksquashfs_args::Asked::default(),
     };
-    let time = options.source_date_epoch.as_deref().map(parse_epoch).transpose()?;
+    let epoch = std::env::var_os(SOURCE_DATE_EPOCH);
+    let time = epoch.map(|epoch| parse_epoch(&epoch.to_string_lossy())).transpose()?;
     let form = if options.sandbox { Form::Sandbox } else { Form::Sif };
     let replace = match build::existing(&target).map_err(|e| failure(&e))? {
         None => options.force,
@@ -49,13 +45,13 @@ pub fn run(options: &Options) -> Result<(), Failure> {
         threads: threads(options.jobs.into_iter().chain(asked.threads).min()),
         time: time.unwrap_or(0),
     };
-    let source = options.source.clone();
-    let request = Request { target, source, form, replace, owners, pack, time };
+    let request = Request { target, source: source.to_owned(), form, replace, owners, pack, time };
     report::info("Starting build...");
-    let built = build::build(&request, &mut |doing| report::info(doing)).map_err(|e| failure(&e))?;
-    for warning in &built.warnings {
-        report::warning(warning);
-    }
+    let mut say = |note: Note| match note {
+        Note::Doing(text) => report::info(text),
+        Note::Warning(text) => report::warning(text),
+    };
+    build::build(&request, &mut say).map_err(|e| failure(&e))?;
     report::info(format_args!("Build complete: {}", request.target));
     Ok(())
 }
@@ -84,7 +80,7 @@ fn threads(asked: Option<NonZeroUsize>) -> NonZeroUsize {
 
 fn parse_epoch(text: &str) -> Result<i64, Failure> {
     let seconds = text.parse::<i64>().ok().filter(|&seconds| seconds >= 0);
-    seconds.ok_or_else(|| Failure::new(format!("SOURCE_DATE_EPOCH is `{text}`, which is no number of seconds")))
+    seconds.ok_or_else(|| Failure::new(format!("{SOURCE_DATE_EPOCH} is `{text}`, which is no number of seconds")))
 }
 
 #[cfg(test)]

@@ -160,13 +160,17 @@ const PLAN: Command = Command::group(
     &[("sifu plan exec -C image.sif true", "See what --containall brings")],
 );
 
-const BUILD: Command = Command::verb("build", build, "Make an image from a directory")
+const BUILD: Command = Command::verb("build", build, "Make an image from a directory or another image")
     .flags(BUILD_FLAGS)
     .words(&["IMAGE", "SOURCE"], Rest::Nothing)
     .text(
-        "Packs a directory that holds a root file system into a SIF file. The file appears whole or not at all. Definition files \
+        "Packs a directory that holds a root file system into a SIF file, or packs an image anew. The file appears whole or not \
+         at all, and the same source gives the same bytes; SOURCE_DATE_EPOCH is the time in it, if it is set. Definition files \
          and images of registries as sources are not there yet in this version.",
-        &[("sifu build image.sif rootfs/", "Pack a directory")],
+        &[
+            ("sifu build image.sif rootfs/", "Pack a directory"),
+            ("sifu build --sandbox rootfs image.sif", "Unpack an image into a directory"),
+        ],
     );
 
 const INSPECT: Command = Command::verb("inspect", inspect_image, "Show an image's labels, scripts and other metadata")
@@ -260,10 +264,45 @@ const COMPLETION: Command = Command::verb("completion", completion::print, "Prin
         ],
     );
 
-const BUILD_FLAGS: &[&[Flag]] =
-    &[&[Flag::switch("force", |said, on| said.build.force = on, "Replace the image if it is there")
-        .short('F')
-        .keys(&["FORCE"])]];
+const BUILD_FLAGS: &[&[Flag]] = &[&[
+    Flag::switch("force", |said, on| said.build.force = on, "Replace the image if it is there").short('F').keys(&["FORCE"]),
+    Flag::checked(
+        "jobs",
+        "NUMBER",
+        |said, text| number(text).map(|number| said.build.jobs = Some(number)),
+        "Compress on so many processors; on all that the process may use by default",
+    )
+    .short('j')
+    .keys(&["JOBS"]),
+    Flag::text(
+        "mksquashfs-args",
+        "OPTIONS",
+        |said, options| said.build.mksquashfs_args = Some(text(options)),
+        "Compress as these options of mksquashfs say; of them -comp (gzip, zstd, xz, lz4), -Xcompression-level and -processors \
+         are understood",
+    )
+    .keys(&["MKSQUASHFS_ARGS"]),
+    Flag::switch("sandbox", |said, on| said.build.sandbox = on, "Make a directory instead of a file")
+        .short('s')
+        .keys(&["SANDBOX"]),
+    Flag::later("arch", Some("NAME"), ""),
+    Flag::later("bind", Some("SPEC"), "").short('B'),
+    Flag::later("build-arg", Some("NAME=VALUE"), ""),
+    Flag::later("build-arg-file", Some("FILE"), ""),
+    Flag::later("encrypt", None, "").short('e'),
+    Flag::later("fakeroot", None, "Leave it out: packing a directory needs no rights.").short('f'),
+    Flag::later("fix-perms", None, ""),
+    Flag::later("json", None, ""),
+    Flag::later("mount", Some("SPEC"), ""),
+    Flag::later("notest", None, "Leave it out: no test is run.").short('T'),
+    Flag::later("nv", None, ""),
+    Flag::later("passphrase", None, ""),
+    Flag::later("pem-path", Some("FILE"), ""),
+    Flag::later("rocm", None, ""),
+    Flag::later("section", Some("LIST"), ""),
+    Flag::later("update", None, "").short('u'),
+    Flag::later("writable-tmpfs", None, ""),
+]];
 
 const INSPECT_FLAGS: &[&[Flag]] = &[&[
     Flag::switch("all", |said, on| said.inspect.all = on, "Show everything, as JSON"),
@@ -419,8 +458,10 @@ fn plan_test(said: Said) -> Result<ExitCode, Failure> {
     plan(Verb::Test, said)
 }
 
-fn build(_: Said) -> Result<ExitCode, Failure> {
-    pending()
+fn build(said: Said) -> Result<ExitCode, Failure> {
+    // The parser has counted the words.
+    let [image, source] = said.words.as_slice() else { return Err(Failure::usage("an image and a source are needed")) };
+    super::build::run(&said.build, image, source).map(|()| ExitCode::SUCCESS)
 }
 
 fn doctor(said: Said) -> Result<ExitCode, Failure> {

@@ -8,6 +8,7 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 
 use super::applet::Applet;
+use super::build::BuildOptions;
 use super::inspect::InspectOptions;
 use super::sif::AddOptions;
 use crate::launch::request::LaunchRequest;
@@ -23,7 +24,7 @@ pub struct Said {
     /// Of `inspect`; `run-help` has the app of it.
     pub inspect: InspectOptions,
     pub object: AddOptions,
-    pub build: Build,
+    pub build: BuildOptions,
     pub config: Config,
     pub doctor: Doctor,
     /// The words after the verb, in order.
@@ -62,12 +63,6 @@ pub struct Alias {
     pub containall: bool,
     pub compat: bool,
     pub no_pid: bool,
-}
-
-/// What `build` was asked for.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Build {
-    pub force: bool,
 }
 
 /// What `config global` was asked for.

@@ -22,7 +22,7 @@ mod xattrs;
 
 pub use compress::Compression;
 
-use crate::report::Hint;
+use crate::report::{Hint, cause};
 use crate::tree::{Body, InodeId, Tree};
 use metadata::{Tables, write_table};
 use sha2::{Digest, Sha256};
@@ -94,11 +94,11 @@ pub enum WriteError {
 impl fmt::Display for WriteError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Read { name, source } => write!(f, "cannot read {name}: {source}"),
+            Self::Read { name, source } => write!(f, "cannot read {name}: {}", cause(source)),
             Self::Changed { name, expected_bytes } => {
                 write!(f, "{name} changed while it was packed: it no longer holds {expected_bytes} bytes")
             }
-            Self::Output { source } => write!(f, "cannot write the image: {source}"),
+            Self::Output { source } => write!(f, "cannot write the image: {}", cause(source)),
             Self::Compress { reason } => write!(f, "cannot compress a block: {reason}"),
             Self::TooMany { what, limit } => write!(f, "too many {what} for a SquashFS image: at most {limit}"),
         }

@@ -5,7 +5,7 @@
 //! read, and a file that is no longer what the walk saw is an error.
 
 use super::{Attributes, Body, Content, InodeId, Source, Tree, TreeError, Xattr};
-use crate::report::Hint;
+use crate::report::{Hint, cause};
 use nix::dir::Dir;
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat, openat2, readlinkat};
@@ -59,7 +59,7 @@ pub enum WalkError {
 impl fmt::Display for WalkError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::File { path, doing, source } => write!(f, "cannot {doing} {path}: {source}"),
+            Self::File { path, doing, source } => write!(f, "cannot {doing} {path}: {}", cause(source)),
             Self::NotADirectory { path } => write!(f, "{path} is not a directory"),
             Self::Tree { path, source } => write!(f, "cannot pack {path}: {source}"),
         }

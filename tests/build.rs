@@ -1,0 +1,283 @@
+//! `sifu build`: what it makes is read alike by every reader of SquashFS, and nothing else is left behind.
+
+use std::fs;
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use sifu::image;
+use sifu::tree::{Options, Owners, from_directory};
+use starter::paths::HostPath;
+
+use crate::need::{APPTAINER, BUSYBOX, FUSE, ORDINARY, ROOT, UNSQUASHFS, lacks};
+use crate::support::{Scratch, find_program, sifu, static_busybox};
+
+/// A directory with everything that an ordinary user can make and that images often get wrong.
+fn odd_directory(scratch: &Scratch) -> PathBuf {
+    let top = scratch.path().join("root");
+    let write = |name: &str, content: &[u8]| fs::write(top.join(name), content).expect("a scratch file");
+    for directory in ["bin", "etc", "many", "deep/er/and/deeper", "empty"] {
+        fs::create_dir_all(top.join(directory)).expect("a scratch directory");
+    }
+    write("etc/name", b"odd\n");
+    write("etc/nothing", b"");
+    write("exactly one block", &[b'x'; 128 << 10]);
+    write("a block and a byte", &[b'y'; (128 << 10) + 1]);
+    write("name with\nnewline and \u{e9}", b"odd");
+    let mut state = 1_u64;
+    let noise: Vec<u8> = std::iter::repeat_with(|| next_random(&mut state)).take(700_000).collect();
+    write("noise", &noise);
+    write("the same noise", &noise);
+    for number in 0..2000 {
+        write(&format!("many/a file with a long name, number {number}"), format!("{number}").as_bytes());
+    }
+    let sparse = fs::File::create(top.join("sparse")).expect("a scratch file");
+    sparse.set_len(3_000_000).expect("a sparse file");
+    sparse.write_all_at(b"in the middle", 1_500_000).expect("a sparse file");
+    fs::hard_link(top.join("etc/name"), top.join("bin/second name")).expect("a hard link");
+    symlink("../etc/name", top.join("bin/link")).expect("a symbolic link");
+    symlink("/nowhere", top.join("dangling")).expect("a symbolic link");
+    nix::unistd::mkfifo(&top.join("fifo"), nix::sys::stat::Mode::from_bits_truncate(0o640)).expect("a fifo");
+    fs::set_permissions(top.join("bin"), fs::Permissions::from_mode(0o1775)).expect("a mode");
+    top
+}
+
+fn next_random(state: &mut u64) -> u8 {
+    *state ^= *state << 13;
+    *state ^= *state >> 7;
+    *state ^= *state << 17;
+    *state as u8
+}
+
+/// The lines of a directory's tree, as the image has it.
+fn tree_of(directory: &Path) -> Vec<String> {
+    let walked = from_directory(&HostPath::new(directory), &Options { owners: Owners::AllRoot }).expect("a tree");
+    walked.tree.dump().expect("contents").lines().map(str::to_owned).collect()
+}
+
+#[track_caller]
+fn check_same(expected: &[String], actual: &[String]) {
+    for (expected, actual) in expected.iter().zip(actual) {
+        assert_eq!(expected, actual);
+    }
+    assert_eq!(expected.len(), actual.len());
+}
+
+#[track_caller]
+fn build(arguments: &[&str], directory: &Path) {
+    let output = sifu(&[&["build"], arguments].concat()).current_dir(directory).run();
+    assert_eq!((output.code, output.stdout.as_str()), (Some(0), ""), "{output:?}");
+    assert!(output.stderr.contains("Build complete"), "{output:?}");
+}
+
+#[track_caller]
+fn run(program: &str, arguments: &[&str], directory: &Path) -> String {
+    let path = find_program(program).expect("a program that was asked for");
+    let output = Command::new(path).args(arguments).current_dir(directory).stdin(Stdio::null()).output();
+    let output = output.expect("a program that starts");
+    assert!(output.status.success(), "{program} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// A mount that goes away with this.
+struct Mounted(PathBuf);
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        // Lazily: other processes of the machine look at new mounts for a moment.
+        let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
+    }
+}
+
+const COMPRESSORS: [&str; 5] = ["", "-comp gzip", "-comp zstd -Xcompression-level 1", "-comp lz4", "-comp xz"];
+
+#[test]
+fn our_reader_sees_in_the_image_what_the_directory_holds() {
+    let scratch = Scratch::new();
+    let expected = tree_of(&odd_directory(&scratch));
+    for compressor in COMPRESSORS {
+        build(&["-F", "--mksquashfs-args", compressor, "image.sif", "root"], scratch.path());
+        let image = image::open(scratch.path().join("image.sif").as_os_str()).expect("an image");
+        let tree = image.partition().expect("a partition").clone().into_tree("image.sif").expect("a tree");
+        check_same(&expected, &tree.dump().expect("contents").lines().map(str::to_owned).collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn unsquashfs_unpacks_from_the_image_what_the_directory_holds() {
+    if lacks(&[UNSQUASHFS]) {
+        return;
+    }
+    let scratch = Scratch::new();
+    let expected = tree_of(&odd_directory(&scratch));
+    for compressor in COMPRESSORS {
+        build(&["-F", "--mksquashfs-args", compressor, "image.sif", "root"], scratch.path());
+        let image = image::open(scratch.path().join("image.sif").as_os_str()).expect("an image");
+        let offset = image.facts.root.expect("a partition").offset_bytes.to_string();
+        let arguments = ["-no-progress", "-quiet", "-force", "-dest", "unpacked", "-offset", &offset, "image.sif"];
+        run("unsquashfs", &arguments, scratch.path());
+        check_same(&expected, &tree_of(&scratch.path().join("unpacked")));
+        fs::remove_dir_all(scratch.path().join("unpacked")).expect("a scratch directory");
+    }
+}
+
+#[test]
+fn the_kernel_mounts_what_the_directory_holds() {
+    if lacks(&[ROOT]) {
+        return;
+    }
+    let scratch = Scratch::new();
+    let top = odd_directory(&scratch);
+    let device = nix::sys::stat::makedev(12, 345);
+    let mode = nix::sys::stat::Mode::from_bits_truncate(0o600);
+    nix::sys::stat::mknod(&top.join("device"), nix::sys::stat::SFlag::S_IFCHR, mode, device).expect("a device");
+    let expected = tree_of(&top);
+    fs::create_dir(scratch.path().join("mounted")).expect("a scratch directory");
+    for compressor in COMPRESSORS {
+        build(&["-F", "--mksquashfs-args", compressor, "image.sif", "root"], scratch.path());
+        let image = image::open(scratch.path().join("image.sif").as_os_str()).expect("an image");
+        let options = format!("loop,ro,offset={}", image.facts.root.expect("a partition").offset_bytes);
+        let mount = find_program("mount").expect("mount");
+        let mounted = Command::new(mount)
+            .args(["-t", "squashfs", "-o", &options, "image.sif", "mounted"])
+            .current_dir(scratch.path())
+            .output();
+        if !mounted.is_ok_and(|output| output.status.success()) {
+            eprintln!("skipped: needs a kernel that mounts SquashFS {compressor} from a loop device");
+            continue;
+        }
+        let mounted = Mounted(scratch.path().join("mounted"));
+        check_same(&expected, &tree_of(&mounted.0));
+    }
+}
+
+#[test]
+fn the_number_of_processors_and_the_time_of_day_change_no_byte() {
+    let scratch = Scratch::new();
+    odd_directory(&scratch);
+    build(&["--jobs", "1", "one.sif", "root"], scratch.path());
+    std::thread::sleep(std::time::Duration::from_millis(1100));
+    build(&["two.sif", "root"], scratch.path());
+    let read = |name: &str| fs::read(scratch.path().join(name)).expect("an image");
+    assert!(read("one.sif") == read("two.sif"));
+    fs::write(scratch.path().join("root/etc/name"), "even\n").expect("a scratch file");
+    build(&["three.sif", "root"], scratch.path());
+    let id = |name: &str| read(name)[48..64].to_vec();
+    assert_ne!(id("one.sif"), id("three.sif"), "another content is another image");
+}
+
+#[test]
+fn an_image_and_its_files_are_no_newer_than_the_time_that_is_asked_for() {
+    let scratch = Scratch::new();
+    odd_directory(&scratch);
+    let output =
+        sifu(&["build", "image.sif", "root"]).current_dir(scratch.path()).env("SOURCE_DATE_EPOCH", "1000000000").run();
+    assert_eq!(output.code, Some(0), "{output:?}");
+    let image = image::open(scratch.path().join("image.sif").as_os_str()).expect("an image");
+    let tree = image.partition().expect("a partition").clone().into_tree("image.sif").expect("a tree");
+    assert_eq!(tree.newest_mtime(), 1_000_000_000);
+}
+
+#[test]
+fn a_sandbox_from_an_image_is_the_directory_again() {
+    let scratch = Scratch::new();
+    let expected = tree_of(&odd_directory(&scratch));
+    build(&["image.sif", "root"], scratch.path());
+    build(&["--sandbox", "again", "image.sif"], scratch.path());
+    check_same(&expected, &tree_of(&scratch.path().join("again")));
+    // An image packed from the image is the image.
+    build(&["second.sif", "image.sif"], scratch.path());
+    build(&["-s", "third", "second.sif"], scratch.path());
+    check_same(&expected, &tree_of(&scratch.path().join("third")));
+}
+
+#[test]
+fn an_image_that_is_there_stays_unless_force_is_given() {
+    let scratch = Scratch::new();
+    odd_directory(&scratch);
+    let path = scratch.path().join("image.sif");
+    fs::write(&path, "keep").expect("a scratch file");
+    let output = sifu(&["build", "image.sif", "root"]).current_dir(scratch.path()).run();
+    assert!(output.clean_failure().contains("build target image.sif already exists"), "{output:?}");
+    assert_eq!((output.code, fs::read(&path).expect("the file").as_slice()), (Some(255), b"keep".as_slice()));
+    build(&["--force", "image.sif", "root"], scratch.path());
+    assert_eq!(fs::metadata(&path).expect("the image").mode() & 0o111, 0o111, "an image can be executed");
+    assert_eq!(names(scratch.path()), ["image.sif", "root"]);
+}
+
+fn names(directory: &Path) -> Vec<String> {
+    let entries = fs::read_dir(directory).expect("a directory");
+    let mut names: Vec<_> = entries.map(|e| e.expect("an entry").file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    names
+}
+
+#[track_caller]
+fn check_failure(arguments: &[&str], directory: &Path, expected: &str) {
+    let before = names(directory);
+    let output = sifu(&[&["build"], arguments].concat()).current_dir(directory).run();
+    assert!(output.clean_failure().contains(expected), "{expected}: {output:?}");
+    assert_eq!(output.code, Some(255));
+    assert_eq!(names(directory), before, "a build that failed leaves nothing");
+}
+
+#[test]
+fn what_can_not_be_built_is_one_clear_error() {
+    let scratch = Scratch::new();
+    odd_directory(&scratch);
+    fs::write(scratch.path().join("new.def"), "Bootstrap: scratch\n").expect("a scratch file");
+    let directory = scratch.path();
+    check_failure(&["image.sif", "nothing"], directory, "nothing");
+    check_failure(&["no/image.sif", "root"], directory, "no:");
+    check_failure(&["image.sif", "new.def"], directory, "definition file");
+    check_failure(&["image.sif", "docker://debian"], directory, "docker");
+    check_failure(&["--sandbox", "box", "root"], directory, "not there yet");
+    check_failure(&["-F", "root", "root"], directory, "another kind");
+    check_failure(&["--mksquashfs-args", "-comp lzo", "image.sif", "root"], directory, "lzo");
+    check_failure(&[&"n".repeat(300), "root"], directory, "name too long");
+}
+
+#[test]
+fn a_full_file_system_is_one_clear_error_and_leaves_nothing() {
+    if lacks(&[ROOT]) {
+        return;
+    }
+    let scratch = Scratch::new();
+    let top = odd_directory(&scratch);
+    let small = scratch.path().join("small");
+    fs::create_dir(&small).expect("a scratch directory");
+    run("mount", &["-t", "tmpfs", "-o", "size=64k", "tmpfs", "small"], scratch.path());
+    let mounted = Mounted(small);
+    let output = sifu(&["build", "image.sif", &top.to_string_lossy()]).current_dir(&mounted.0).run();
+    let left = names(&mounted.0);
+    let text = output.clean_failure();
+    assert!(text.contains("may not fit") && text.contains("no space left on device"), "{output:?}");
+    assert_eq!(left, [""; 0]);
+}
+
+#[test]
+fn an_ordinary_users_unreadable_file_is_named() {
+    if lacks(&[ORDINARY]) {
+        return;
+    }
+    let scratch = Scratch::new();
+    let top = odd_directory(&scratch);
+    fs::set_permissions(top.join("noise"), fs::Permissions::from_mode(0o000)).expect("a mode");
+    check_failure(&["image.sif", "root"], scratch.path(), "root/noise: permission denied");
+}
+
+#[test]
+fn apptainer_runs_what_was_built() {
+    if lacks(&[APPTAINER, BUSYBOX, FUSE, ORDINARY]) {
+        return;
+    }
+    let scratch = Scratch::new();
+    let top = odd_directory(&scratch);
+    fs::copy(static_busybox().expect("a busybox"), top.join("bin/busybox")).expect("a copy");
+    symlink("busybox", top.join("bin/cat")).expect("a symbolic link");
+    for compressor in COMPRESSORS {
+        build(&["-F", "--mksquashfs-args", compressor, "image.sif", "root"], scratch.path());
+        let said = run("apptainer", &["--silent", "exec", "image.sif", "/bin/cat", "/etc/name"], scratch.path());
+        assert_eq!(said, "odd\n", "{compressor}");
+    }
+}
