@@ -12,6 +12,7 @@ mod cleanliness;
 mod cli;
 mod corrupt;
 mod doctor;
+mod environment;
 mod exec;
 mod image;
 mod inspect;

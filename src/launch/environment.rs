@@ -70,6 +70,9 @@ const EDITS: [(&str, &str); 5] = [
     ("APPEND_LD_LIBRARY_PATH", "SING_USER_DEFINED_APPEND_LD_LIBRARY_PATH"),
 ];
 
+/// What all environment scripts of an image may hold together.
+const MAX_SCRIPTS_BYTES: u64 = 1 << 20;
+
 /// A variable's name and value.
 pub type Pair = (Vec<u8>, Vec<u8>);
 
@@ -563,8 +566,13 @@ enum Step {
 
 fn steps(image: &dyn Lookup) -> Result<Vec<Step>, EnvironmentError> {
     const DIRECTORY: &str = "/.singularity.d/env";
-    let read =
-        |path: &ContainerPath| lookup::read(image, path, MAX_SCRIPT_BYTES as u64).map_err(EnvironmentError::Image);
+    let mut left_bytes = MAX_SCRIPTS_BYTES;
+    let mut read = |path: &ContainerPath| {
+        let limit = left_bytes.min(MAX_SCRIPT_BYTES as u64);
+        let text = lookup::read(image, path, limit).map_err(EnvironmentError::Image)?;
+        left_bytes = left_bytes.saturating_sub(text.as_ref().map_or(0, |text| text.len() as u64));
+        Ok(text)
+    };
     let directory = ContainerPath::fixed(DIRECTORY);
     let mut steps = Vec::new();
     let mut edited = false;

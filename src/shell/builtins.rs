@@ -2,7 +2,7 @@
 
 use super::ast::is_name;
 use super::escapes::{Style, unescape};
-use super::evaluate::{Flow, Shell, Stop};
+use super::evaluate::{COMMAND_FUEL, Flow, Shell, Stop};
 use super::world::{Access, External, World};
 use crate::tree::Kind;
 
@@ -297,6 +297,9 @@ impl<W: World> Shell<W> {
         if words.is_empty() {
             return self.print_variables(&wanted);
         }
+        if wanted.print {
+            return self.world.unsupported("`-p` with names");
+        }
         let mut status = 0;
         for word in words {
             let (name, value) = match word.iter().position(|&b| b == b'=') {
@@ -332,7 +335,7 @@ impl<W: World> Shell<W> {
                 }
                 self.assign(name, text)?;
             }
-            self.fuel.burn(name.len() as u64)?;
+            self.fuel.burn(name.len() as u64 + COMMAND_FUEL)?;
             let variable = self.state.variables.entry(name.to_vec()).or_default();
             variable.exported = (variable.exported || wanted.exported) && !wanted.unexport;
             variable.readonly |= wanted.readonly;
@@ -473,7 +476,8 @@ impl<W: World> Shell<W> {
 
     fn cd(&mut self, arguments: &[Vec<u8>]) -> Result<u8, Stop> {
         let words = match arguments.first().map(Vec::as_slice) {
-            Some(b"-L" | b"-P" | b"--") => &arguments[1..],
+            Some(b"-L" | b"--") => &arguments[1..],
+            Some(b"-P") => return self.world.unsupported("`cd -P`"),
             _ => arguments,
         };
         let target = match words.first().map(Vec::as_slice) {
@@ -582,7 +586,7 @@ impl<W: World> Shell<W> {
             self.complain(&"getopts: options and a name are missing")?;
             return Ok(2);
         };
-        let words = if given.is_empty() { self.state.arguments.clone() } else { given.to_vec() };
+        let words = if given.is_empty() { self.copy_arguments()? } else { given.to_vec() };
         let mut index =
             self.get(b"OPTIND").and_then(parse_number).and_then(|n| usize::try_from(n).ok()).unwrap_or(1).max(1);
         let quiet = letters.first() == Some(&b':');
@@ -672,7 +676,8 @@ impl<W: World> Shell<W> {
         match arguments.first().map(Vec::as_slice) {
             Some(b"-v") => self.state.status = self.describe(&arguments[1..], false)?,
             Some(b"-V") => self.state.status = self.describe(&arguments[1..], true)?,
-            Some(b"-p" | b"--") => return self.invoke(&arguments[1..], false),
+            Some(b"-p") => self.state.status = self.world.unsupported("`command -p`")?,
+            Some(b"--") => return self.invoke(&arguments[1..], false),
             _ => return self.invoke(arguments, false),
         }
         Ok(Flow::Next)
@@ -817,7 +822,6 @@ impl Printer<'_> {
                 b'-' => left = true,
                 b'0' => zero = true,
                 b'+' => plus = true,
-                b' ' | b'#' => {}
                 _ => break,
             }
             at += 1;

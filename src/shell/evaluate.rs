@@ -13,7 +13,9 @@ use std::sync::Arc;
 /// How deep lists may run inside each other: compound commands, functions, substitutions, sourced files.
 pub const MAX_RUN_DEPTH: u32 = 200;
 /// What one command burns, in bytes handled.
-const COMMAND_FUEL: u64 = 64;
+pub(super) const COMMAND_FUEL: u64 = 64;
+/// What a byte of a script burns when it is parsed: about the memory that its tree takes.
+const PARSE_FUEL: u64 = 200;
 
 /// Why an evaluation ended before the end of its script.
 #[derive(Debug, PartialEq, Eq)]
@@ -206,7 +208,7 @@ impl<W: World> Shell<W> {
 
     /// Runs a script's text in this shell, as `.` does; `name` is for messages.
     pub fn source(&mut self, name: &[u8], text: &[u8]) -> Result<Flow, Stop> {
-        self.fuel.burn(text.len() as u64)?;
+        self.fuel.burn(text.len() as u64 * PARSE_FUEL)?;
         let list = match parse(text) {
             Ok(list) => list,
             Err(error) => {
@@ -249,8 +251,11 @@ impl<W: World> Shell<W> {
 
     /// Runs `body` in a copy of the state; an `exit` in it ends only the copy.
     pub(super) fn subshell(&mut self, body: impl FnOnce(&mut Self) -> Result<Flow, Stop>) -> Result<(), Stop> {
-        let size: usize = self.state.variables.values().map(|v| v.value.as_ref().map_or(32, |v| v.len() + 32)).sum();
-        self.fuel.burn(size as u64)?;
+        let state = &self.state;
+        let values = state.variables.values().filter_map(|v| v.value.as_ref());
+        let texts: usize = values.chain(&state.arguments).map(Vec::len).sum();
+        let count = state.variables.len() + state.arguments.len() + state.functions.len();
+        self.fuel.burn((texts + 32 * count) as u64)?;
         let saved = self.state.clone();
         let result = body(self);
         let status = match result {
@@ -400,7 +405,7 @@ impl<W: World> Shell<W> {
             CommandKind::For { name, words, body } => {
                 let values = match words {
                     Some(words) => self.fields(words, false)?,
-                    None => self.state.arguments.clone(),
+                    None => self.copy_arguments()?,
                 };
                 self.state.status = 0;
                 self.looped(|shell| {
@@ -576,6 +581,7 @@ impl<W: World> Shell<W> {
             self.world.unsupported(&reason)?;
             return Err(Stop::Exit(2));
         }
+        self.burn_list(arguments)?;
         self.depth += 1;
         let outer = std::mem::replace(&mut self.state.arguments, arguments.to_vec());
         let loops = std::mem::take(&mut self.state.loops);
@@ -592,6 +598,18 @@ impl<W: World> Shell<W> {
         self.depth -= 1;
         // A function's `return` is over here, and its loops are not the caller's.
         result.map(|_| Flow::Next)
+    }
+
+    /// The positional parameters, paid for.
+    pub(super) fn copy_arguments(&mut self) -> Result<Vec<Vec<u8>>, Stop> {
+        let arguments = self.state.arguments.clone();
+        self.burn_list(&arguments)?;
+        Ok(arguments)
+    }
+
+    /// Burns what a copy of these texts costs, the empty ones as well.
+    pub(super) fn burn_list(&mut self, list: &[Vec<u8>]) -> Result<(), Stop> {
+        self.fuel.burn(list.iter().map(|text| text.len() as u64 + COMMAND_FUEL).sum())
     }
 
     /// Performs redirections; false when one failed (the exit code is set).

@@ -1,7 +1,7 @@
 //! Word expansion: `~`, parameters, substitutions, arithmetic, field splitting, file names, quotes, in POSIX's order.
 
 use super::ast::*;
-use super::evaluate::{Shell, Stop};
+use super::evaluate::{COMMAND_FUEL, Shell, Stop};
 use super::pattern::{Marked, Pattern, may_be_pattern};
 use super::world::World;
 
@@ -177,6 +177,11 @@ impl<W: World> Shell<W> {
         if quoted {
             fields.push(value, true);
         } else if !value.is_empty() {
+            if let Some(separators) = &fields.separators {
+                // Each may end a field, be it empty.
+                let ends = value.iter().filter(|b| separators.contains(b)).count();
+                self.fuel.burn(ends as u64 * COMMAND_FUEL)?;
+            }
             fields.push_split(value);
         }
         Ok(())
@@ -241,7 +246,7 @@ impl<W: World> Shell<W> {
     }
 
     fn all_arguments(&mut self, joined: bool, quoted: bool, fields: &mut Fields) -> Result<(), Stop> {
-        let arguments = self.state.arguments.clone();
+        let arguments = self.copy_arguments()?;
         if quoted && joined {
             let separator = self.separators().first().map_or(Vec::new(), |&b| vec![b]);
             return self.add(&arguments.join(separator.as_slice()), true, fields);
@@ -260,7 +265,10 @@ impl<W: World> Shell<W> {
         Ok(match name {
             b"#" => Some(self.state.arguments.len().to_string().into_bytes()),
             b"?" => Some(self.state.status.to_string().into_bytes()),
-            b"@" | b"*" => (!self.state.arguments.is_empty()).then(|| self.state.arguments.join(&b' ')),
+            b"@" | b"*" => {
+                let arguments = self.copy_arguments()?;
+                (!arguments.is_empty()).then(|| arguments.join(&b' '))
+            }
             b"-" => Some(self.option_letters()),
             b"!" => None,
             b"0" => Some(self.state.name.clone()),

@@ -16,7 +16,7 @@ use std::fmt;
 use std::sync::{Arc, OnceLock};
 
 /// Scripts beyond this are refused.
-pub const MAX_SCRIPT_BYTES: usize = 1 << 20;
+pub const MAX_SCRIPT_BYTES: usize = 1 << 18;
 /// How deep commands, quotes and expansions may nest.
 pub const MAX_DEPTH: u32 = 60;
 
@@ -269,11 +269,9 @@ impl Parser<'_> {
                 }
                 let mut item = p.item()?;
                 p.skip_blanks();
-                if p.starts_with(b";;") || p.peek() == Some(b')') {
-                } else if p.starts_with(b"&") {
-                    p.at += 1;
-                    item.background = true;
-                } else if !p.take(b";") && !p.newline()? && p.at < p.text.len() {
+                let closed = p.starts_with(b";;") || p.peek() == Some(b')') || p.at >= p.text.len();
+                item.background = !closed && p.take(b"&");
+                if !closed && !item.background && !p.take(b";") && !p.newline()? {
                     return Err(p.unexpected());
                 }
                 items.push(item);

@@ -116,6 +116,9 @@ fn what_needs_a_process_says_so() {
 fn scripts_that_never_end_are_stopped() {
     needs_shell("while :; do :; done", "too many steps");
     needs_shell("x=a; while :; do x=$x$x; done", "too many steps");
+    needs_shell("set -- ''; while :; do set -- \"$@\" \"$@\"; done", "too many steps");
+    needs_shell("IFS=:; x=::::::::; while :; do x=$x$x; set -- $x; done", "too many steps");
+    needs_shell("x=a; while :; do x=\"$x;$x\"; eval \"false && { $x; }\"; done", "too many steps");
     needs_shell("f() { f; }; f", "deep");
     needs_shell("while :; do echo aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa; done", "writes too much");
     needs_shell("eval 'f() { eval f; }'; f", "deep");
