@@ -14,7 +14,7 @@ use crate::image::extract;
 use crate::report;
 use crate::tree::{Body, Kind, Tree};
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, Flock, FlockArg, RenameFlags, renameat, renameat2};
+use nix::fcntl::{AT_FDCWD, Flock, FlockArg, renameat};
 use nix::sys::stat::{Mode, fstat};
 use nix::sys::statvfs::fstatvfs;
 use nix::unistd::{geteuid, mkdir};
@@ -145,7 +145,7 @@ impl Target {
         if self.replace {
             return renameat(AT_FDCWD, &new, AT_FDCWD, &self.path).map_err(failed);
         }
-        match renameat2(AT_FDCWD, &new, AT_FDCWD, &self.path, RenameFlags::RENAME_NOREPLACE) {
+        match starter::sys::rename_if_new(&new, &self.path) {
             // File systems that lack it: what was not there at the beginning is taken not to be there now.
             Err(Errno::EINVAL | Errno::ENOSYS) => renameat(AT_FDCWD, &new, AT_FDCWD, &self.path),
             answer => answer,

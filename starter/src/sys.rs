@@ -161,3 +161,22 @@ pub fn exit_immediately(code: i32) -> ! {
     // SAFETY: does not return and touches no memory of ours.
     unsafe { libc::_exit(code) }
 }
+
+// ---- names that must not be there yet ----
+
+/// Renames `from` to `to` unless `to` exists (`EEXIST`); `EINVAL` where the file system can't promise that.
+///
+/// Written out because nix offers it for one C library only.
+pub fn rename_if_new(from: &std::path::Path, to: &std::path::Path) -> nix::Result<()> {
+    use nix::NixPath;
+    let here = libc::AT_FDCWD;
+    let result = from.with_nix_path(|from| {
+        to.with_nix_path(|to| {
+            // SAFETY: both names are NUL-terminated and outlive the call, which only reads them.
+            unsafe {
+                libc::syscall(libc::SYS_renameat2, here, from.as_ptr(), here, to.as_ptr(), libc::RENAME_NOREPLACE)
+            }
+        })
+    })??;
+    nix::errno::Errno::result(result).map(drop)
+}
