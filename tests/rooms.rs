@@ -420,7 +420,8 @@ fn only_main_exits_and_only_cli_and_report_print() {
     for source in sources("src") {
         let place = source.path.display();
         let exits = source.paths().iter().any(|path| path.ends_with(&["process".into(), "exit".into()]));
-        assert!(!exits || source.module == ["main"], "{place} exits");
+        // The shell as a program has a time limit, which ends the process whatever its threads do.
+        assert!(!exits || source.module == ["main"] || source.module == ["shell", "process"], "{place} exits");
         let prints =
             ["print", "println", "eprint", "eprintln", "dbg"].iter().any(|name| calls_macro(source.tokens(), name));
         let speaker = source.module.first().is_some_and(|room| room == "cli" || room == "report");
