@@ -274,19 +274,22 @@ pub fn busybox_root(directory: &Path) {
 
 /// The image most tests run: busybox and little else, packed once per run of the tests by `sifu build`.
 ///
+/// It lies where the next run replaces it, since nothing tells when the last test of this one has ended.
+///
 /// # Panics
 /// When `sifu build` fails.
 pub fn busybox_image() -> &'static Path {
-    static IMAGE: OnceLock<(Scratch, PathBuf)> = OnceLock::new();
-    let (_, image) = IMAGE.get_or_init(|| {
+    static IMAGE: OnceLock<PathBuf> = OnceLock::new();
+    IMAGE.get_or_init(|| {
         let scratch = Scratch::new();
         let (root, image) = (scratch.path().join("root"), scratch.path().join("busybox.sif"));
         busybox_root(&root);
         let output = sifu(&[OsStr::new("build"), image.as_os_str(), root.as_os_str()]).run();
         assert_eq!(output.code, Some(0), "sifu build makes the tests' image: {output:?}");
-        (scratch, image)
-    });
-    image
+        let kept = PathBuf::from(format!("/var/tmp/sifu-test-image-{}.sif", nix::unistd::geteuid()));
+        std::fs::rename(image, &kept).expect("the image can be put where it stays");
+        kept
+    })
 }
 
 /// The processes of this user, zombies aside, that execute one of `programs`: id and command line.
