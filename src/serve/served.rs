@@ -11,7 +11,9 @@
 use super::invented::{InventedContent, InventedTree, Place};
 use super::wire::{self, Attributes, Body, Listed, Range, Request};
 use super::{Owner, ServeOptions};
-use crate::squashfs::{DirectoryEntry, Inode, InodeRef, ListingPosition, NAME_BYTES_MAX, Piece, Reader, SquashfsError};
+use crate::squashfs::{
+    Ahead, DirectoryEntry, Inode, InodeRef, ListingPosition, NAME_BYTES_MAX, Piece, Reader, SquashfsError,
+};
 use crate::tree::Kind;
 use nix::errno::Errno;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -26,14 +28,19 @@ const OFFSET_IMAGE_BIT: u64 = 1 << 62;
 /// READs are 1 MiB at most; a listing that asks for more is given this.
 const REPLY_BYTES_MAX: usize = 1 << 20;
 
+/// Blocks of a file that is read from start to end to have ready.
+const AHEAD_BLOCKS: u64 = 2;
+
 pub(super) struct Served {
     pub reader: Reader,
     owner: Owner,
     invented: InventedTree,
     /// What was agreed on in INIT.
     flags: AtomicU32,
-    /// Where the last READ of the image ended: node and offset, mixed. Tells sequential reading.
+    /// Where the last READ of the image ended: file and offset, mixed. Tells sequential reading.
     last_read_end: AtomicU64,
+    /// The fragment used last. Tells reading of small files in the order they were packed in.
+    last_fragment: AtomicU32,
 }
 
 /// What to write to the kernel.
@@ -54,13 +61,13 @@ pub(super) struct Work {
     pub body: Body,
     pub pieces: Vec<Piece>,
     entry: DirectoryEntry,
-    /// After a READ in a row of sequential ones: the file and its next block, worth unpacking ahead.
-    pub ahead: Option<(InodeRef, Inode, u64)>,
+    /// What the last READ makes likely.
+    pub ahead: Vec<Ahead>,
 }
 
 impl Work {
     pub fn new() -> Self {
-        Self { body: Body::new(), pieces: Vec::new(), entry: DirectoryEntry::default(), ahead: None }
+        Self { body: Body::new(), pieces: Vec::new(), entry: DirectoryEntry::default(), ahead: Vec::new() }
     }
 }
 
@@ -95,14 +102,21 @@ impl Served {
             Ok(found.map(|entry| (entry.inode, entry.kind)))
         };
         let invented = InventedTree::plant(options.invented, reader.root(), find)?;
-        let (flags, last_read_end) = (AtomicU32::new(0), AtomicU64::new(0));
-        Ok(Self { reader, owner: options.owner, invented, flags, last_read_end })
+        Ok(Self {
+            reader,
+            owner: options.owner,
+            invented,
+            flags: AtomicU32::new(0),
+            last_read_end: AtomicU64::new(0),
+            last_fragment: AtomicU32::new(u32::MAX),
+        })
     }
 
     /// Answers one request.
     pub fn answer<'a>(&'a self, request: &Request<'_>, work: &mut Work) -> Answer<'a> {
         work.body.clear();
         work.pieces.clear();
+        work.ahead.clear();
         match self.decide(request, work) {
             Ok(answer) => answer,
             Err(Refusal::Errno(errno)) => Answer::Error(errno),
@@ -189,12 +203,28 @@ impl Served {
             Found::Image(reference, inode) => {
                 let size = range.size.min(REPLY_BYTES_MAX);
                 let length = self.reader.pieces(reference, &inode, range.offset, size, &mut work.pieces)?;
-                let end = range.offset + length as u64;
-                let sequential = self.last_read_end.swap(end ^ reference.bits() << 16, Ordering::Relaxed)
-                    == range.offset ^ reference.bits() << 16;
-                let next = end.div_ceil(u64::from(self.reader.superblock().block_bytes));
-                work.ahead = (sequential && end < inode.size_bytes).then_some((reference, inode, next));
+                self.look_ahead(reference, inode, range.offset, length, &mut work.ahead);
                 Ok(Answer::Pieces(length))
+            }
+        }
+    }
+
+    /// Notes what a READ makes likely: the blocks that follow in the file (a program that touches one page of a
+    /// library touches others), and at its end the fragment after its own if fragments are used in order.
+    fn look_ahead(&self, reference: InodeRef, inode: Inode, offset: u64, length: usize, ahead: &mut Vec<Ahead>) {
+        let block_bytes = u64::from(self.reader.superblock().block_bytes);
+        let end = offset + length as u64;
+        let mixed = |offset: u64| offset ^ reference.bits() << 16;
+        let sequential = self.last_read_end.swap(mixed(end), Ordering::Relaxed) == mixed(offset);
+        if end < inode.size_bytes {
+            let next = end.div_ceil(block_bytes);
+            // Who reads in order asks for the next block at once: what helps then is the one after it.
+            let blocks = if sequential { next + 1..next + 1 + AHEAD_BLOCKS } else { next..next + 1 };
+            ahead.extend(blocks.map(|index| Ahead::Block { reference, inode: inode.clone(), index }));
+        } else if let Some(fragment) = inode.fragment() {
+            let last = self.last_fragment.swap(fragment, Ordering::Relaxed);
+            if fragment == last.wrapping_add(1) {
+                ahead.push(Ahead::Fragment(fragment.wrapping_add(1)));
             }
         }
     }

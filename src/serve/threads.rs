@@ -1,16 +1,19 @@
 //! Who answers: at first the main thread alone; once READs queue up, workers.
 //!
 //! One thread is best for look-ups, which it answers faster than a second one wakes up. Unpacking blocks is worth more:
-//! when a READ was answered and the next one waits already, the connection is handed to workers, which block in
-//! read(2); the main thread then only watches the launcher's socket and the owner. Workers are added while all are
-//! busy with READs, up to the number of CPUs.
+//! when READs queue up, or after the first few, the connection is handed to workers, which block in read(2); the main
+//! thread then only watches the launcher's socket and the owner. Workers are added while all are busy with READs, up
+//! to the number of CPUs.
+//!
+//! One more thread, of the lowest priority, unpacks what the READs so far make likely. On a node whose CPUs are all
+//! busy it gets next to nothing, and no READ ever waits for it.
 
 use super::ServeOptions;
 use super::control::{self, Message};
 use super::process;
 use super::served::{Answer, Served, Work};
 use super::wire::{self, REPLY_HEADER_BYTES, REQUEST_BYTES_MAX, Request};
-use crate::squashfs::{Piece, Reader};
+use crate::squashfs::{Ahead, Piece, Reader};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::uio::writev;
@@ -18,9 +21,14 @@ use std::io::IoSlice;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, OnceLock};
 
 const WORKERS_MAX: usize = 8;
+/// READs that the main thread answers before it hands over.
+const READS_ALONE: u32 = 3;
+/// Guesses that wait to be unpacked; more are dropped.
+const GUESSES_MAX: usize = 16;
 const WORKER_STACK_BYTES: usize = 256 << 10;
 
 /// After so long without a READ the unpacked blocks are given up: the kernel has what was read in its page cache.
@@ -40,6 +48,8 @@ struct Connection {
     workers: AtomicUsize,
     /// Workers that wait for a request.
     waiting: AtomicUsize,
+    /// To the thread that unpacks ahead.
+    guesses: OnceLock<SyncSender<Ahead>>,
 }
 
 struct Server {
@@ -70,6 +80,7 @@ pub(super) fn serve(images: Vec<(Reader, ServeOptions)>, control: OwnedFd, owner
             over: AtomicBool::new(false),
             workers: AtomicUsize::new(0),
             waiting: AtomicUsize::new(0),
+            guesses: OnceLock::new(),
         });
     }
     let server = Arc::new(Server {
@@ -96,7 +107,7 @@ fn watch(server: &Arc<Server>, control: OwnedFd, owner: Option<OwnedFd>) -> i32 
     let mut namespace: Option<OwnedFd> = None;
     let mut request = [0; REQUEST_BYTES_MAX];
     let mut work = Work::new();
-    let mut measuring = false;
+    let (mut measuring, mut reads) = (false, 0);
     loop {
         let mut sources = Vec::with_capacity(4);
         let mut descriptors = Vec::with_capacity(4);
@@ -180,7 +191,8 @@ fn watch(server: &Arc<Server>, control: OwnedFd, owner: Option<OwnedFd>) -> i32 
                         Step::Answered { was_read: true } => {
                             measuring = true;
                             server.active.store(true, Ordering::Relaxed);
-                            if is_ready(connection) {
+                            reads += 1;
+                            if reads > READS_ALONE || is_ready(connection) {
                                 server.employ(index, 2);
                             }
                         }
@@ -217,6 +229,7 @@ impl Server {
                 connection.workers.fetch_sub(1, Ordering::Relaxed);
                 return;
             }
+            self.look_ahead(index);
             let server = Arc::clone(self);
             let thread = std::thread::Builder::new().stack_size(WORKER_STACK_BYTES);
             if thread.spawn(move || server.work(index)).is_err() {
@@ -249,16 +262,32 @@ impl Server {
             answer(connection, &parsed, &mut work);
             if was_read {
                 work.pieces.clear();
-                // Only where another thread stands ready for whatever is asked for meanwhile.
-                if let Some((reference, inode, block)) = work.ahead.take()
-                    && connection.waiting.load(Ordering::Relaxed) > 0
-                {
-                    let _ = connection.served.reader.prefetch(reference, &inode, block);
-                }
+                connection.guess(&mut work);
             }
         }
         if self.end(connection) {
             starter::sys::exit_immediately(SUCCESS);
+        }
+    }
+
+    /// Starts the thread that unpacks ahead, once.
+    fn look_ahead(self: &Arc<Self>, index: usize) {
+        if self.connections[index].guesses.get().is_some() {
+            return;
+        }
+        let (sender, receiver) = sync_channel(GUESSES_MAX);
+        let server = Arc::clone(self);
+        let thread = std::thread::Builder::new().stack_size(WORKER_STACK_BYTES);
+        if thread.spawn(move || server.unpack_ahead(index, &receiver)).is_ok() {
+            let _ = self.connections[index].guesses.set(sender);
+        }
+    }
+
+    fn unpack_ahead(&self, index: usize, guesses: &Receiver<Ahead>) {
+        starter::sys::lower_thread_priority();
+        while let Ok(ahead) = guesses.recv() {
+            // A block that can't be unpacked is told to whoever really wants it.
+            let _ = self.connections[index].served.reader.prefetch(&ahead);
         }
     }
 
@@ -271,6 +300,17 @@ impl Server {
     /// Notes that a connection is over; says whether it was the last.
     fn end(&self, connection: &Connection) -> bool {
         !connection.over.swap(true, Ordering::Relaxed) && self.alive.fetch_sub(1, Ordering::Relaxed) == 1
+    }
+}
+
+impl Connection {
+    fn guess(&self, work: &mut Work) {
+        let Some(guesses) = self.guesses.get() else { return };
+        for ahead in work.ahead.drain(..) {
+            if !self.served.reader.is_ready(&ahead) {
+                let _ = guesses.try_send(ahead);
+            }
+        }
     }
 }
 

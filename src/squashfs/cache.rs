@@ -5,7 +5,7 @@
 //! leave by second chance: a queue in order of arrival, in which a value that was used since is put back once.
 
 use super::error::SquashfsError;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, VecDeque, hash_map};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::ops::Deref;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -102,6 +102,28 @@ impl<V> Cache<V> {
             }
         }
         Ok(Held(slot))
+    }
+
+    /// Keeps a value that was made ahead of need, unless one is there or being made: nobody waits for it meanwhile.
+    pub(super) fn offer(&self, key: u64, value: V, weigh: impl FnOnce(&V) -> usize, mut recycle: impl FnMut(V)) {
+        let home = shard_of(key);
+        let weight_bytes = weigh(&value);
+        let refused = {
+            let mut shard = self.lock(home);
+            match shard.entries.entry(key) {
+                hash_map::Entry::Occupied(_) => Some(value),
+                hash_map::Entry::Vacant(vacant) => {
+                    let slot = Slot::new();
+                    let refused = slot.set(Ok(value)).err().and_then(Result::ok);
+                    vacant.insert(Entry { slot: Arc::new(slot), weight_bytes: 0, used: false });
+                    refused
+                }
+            }
+        };
+        match refused {
+            Some(value) => recycle(value),
+            None => self.admit(home, key, weight_bytes, recycle),
+        }
     }
 
     /// Whether a value is there or being made.
@@ -252,6 +274,16 @@ mod tests {
         let failure = SquashfsError::Inflate { offset_bytes: 1 };
         assert_eq!(cache.get(1, || Err(failure.clone()), |_| 1, drop).err(), Some(failure));
         assert_eq!(get(&cache, 1), (10, true));
+    }
+
+    #[test]
+    fn a_value_made_ahead_is_used_and_never_replaces_one() {
+        let cache = Cache::new(1000);
+        let mut recycled = Vec::new();
+        cache.offer(1, 11, |_| 100, |v| recycled.push(v));
+        cache.offer(1, 12, |_| 100, |v| recycled.push(v));
+        assert_eq!(*cache.get(1, || panic!("it is there"), |_| 100, drop).unwrap(), 11);
+        assert_eq!((recycled, cache.used_bytes.load(Ordering::Relaxed)), (vec![12], 100));
     }
 
     #[test]

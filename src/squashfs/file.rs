@@ -166,23 +166,18 @@ impl<'r> File<'r> {
         Ok(at.saturating_sub(offset) as usize)
     }
 
-    /// Unpacks block `index` into the cache, unless it is there; false if there is no such block.
-    pub(super) fn prefetch(&self, index: u64) -> Result<bool, SquashfsError> {
+    /// Where block `index` is, its word, and how long it must be (0: not known); `None` if nothing is stored for it.
+    pub(super) fn block(&self, index: u64) -> Result<Option<(u64, u32, usize)>, SquashfsError> {
         let block_bytes = self.reader.block_bytes() as u64;
-        if index.saturating_mul(block_bytes) >= self.size_bytes {
-            return Ok(false);
+        let before = index.saturating_mul(block_bytes);
+        if before >= self.size_bytes {
+            return Ok(None);
         }
-        match self.place(index, &mut None)? {
-            Place::Block { start, word } if !self.reader.has_data_block(start) => {
-                let expected = (self.size_bytes - index * block_bytes).min(block_bytes) as usize;
-                self.reader.data_block(start, word, expected)?;
-            }
-            Place::Tail { start, word, .. } if !self.reader.has_data_block(start) => {
-                self.reader.data_block(start, word, 0)?;
-            }
-            _ => {}
-        }
-        Ok(true)
+        Ok(match self.place(index, &mut None)? {
+            Place::Zeros => None,
+            Place::Block { start, word } => Some((start, word, (self.size_bytes - before).min(block_bytes) as usize)),
+            Place::Tail { start, word, .. } => Some((start, word, 0)),
+        })
     }
 
     /// Finds block `index`; `segment` keeps the segment of the last call.

@@ -46,6 +46,16 @@ pub struct Inode {
     pub(super) body: Body,
 }
 
+impl Inode {
+    /// The fragment that holds the tail of a regular file, if one does.
+    pub fn fragment(&self) -> Option<u32> {
+        match self.body {
+            Body::File(body) => body.fragment.map(|(index, _)| index),
+            _ => None,
+        }
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Body {
     Directory(DirectoryBody),

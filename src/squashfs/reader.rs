@@ -39,6 +39,15 @@ struct Image {
     xattrs: OnceLock<Result<Option<XattrTable>, SquashfsError>>,
 }
 
+/// Something that may be needed soon.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ahead {
+    /// Block `index` of a file.
+    Block { reference: InodeRef, inode: Inode, index: u64 },
+    /// A fragment: the tails of many small files.
+    Fragment(u32),
+}
+
 thread_local! {
     static SPARE: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
 }
@@ -159,11 +168,33 @@ impl Reader {
         Ok(length)
     }
 
-    /// Unpacks the file's block number `index` into the cache; false if the file has none, or is no regular file.
-    pub fn prefetch(&self, reference: InodeRef, inode: &Inode, index: u64) -> Result<bool, SquashfsError> {
-        match inode.body {
-            Body::File(body) => File::new(self, reference, inode, body)?.prefetch(index),
-            _ => Ok(false),
+    /// Unpacks `ahead` into the cache, unless it is there; a reader that needs it meanwhile does not wait for this.
+    pub fn prefetch(&self, ahead: &Ahead) -> Result<(), SquashfsError> {
+        let Some((start, word, needed)) = self.locate(ahead)? else { return Ok(()) };
+        if !self.0.data.contains(start) {
+            let block = file::load_block(self, start, word, needed, || self.spare_buffer())?;
+            self.0.data.offer(start, block, Block::weigh, |block| self.keep_buffer(block));
+        }
+        Ok(())
+    }
+
+    /// Whether there is nothing to unpack for `ahead`.
+    pub fn is_ready(&self, ahead: &Ahead) -> bool {
+        !matches!(self.locate(ahead), Ok(Some((start, ..))) if !self.0.data.contains(start))
+    }
+
+    /// Where the block of `ahead` is, its word, and how long it must be.
+    fn locate(&self, ahead: &Ahead) -> Result<Option<(u64, u32, usize)>, SquashfsError> {
+        match *ahead {
+            Ahead::Block { reference, ref inode, index } => match inode.body {
+                Body::File(body) => File::new(self, reference, inode, body)?.block(index),
+                _ => Ok(None),
+            },
+            Ahead::Fragment(index) if index < self.superblock().fragment_count => {
+                let (start, word) = self.fragment(index)?;
+                Ok(Some((start, word, 0)))
+            }
+            Ahead::Fragment(_) => Ok(None),
         }
     }
 
@@ -264,32 +295,30 @@ impl Reader {
 
     /// The data block at `start`; `needed` is how long it must be, 0 if that is not known.
     pub(super) fn data_block(&self, start: u64, word: u32, needed: usize) -> Result<cache::Held<Block>, SquashfsError> {
-        let size = self.block_bytes();
-        let spare = || {
-            let kept = SPARE.with_borrow_mut(|spare| {
-                spare.iter().position(|buffer| buffer.len() == size).map(|at| spare.swap_remove(at))
-            });
-            kept.unwrap_or_else(|| vec![0; size])
-        };
-        let recycle = |block: Block| {
-            let buffer = block.into_buffer();
-            SPARE.with_borrow_mut(|spare| {
-                if buffer.len() == size && spare.len() < SPARE_BUFFERS {
-                    spare.push(buffer);
-                }
-            });
-        };
-        let load = || file::load_block(self, start, word, needed, spare);
-        let block = self.0.data.get(start, load, Block::weigh, recycle)?;
+        let load = || file::load_block(self, start, word, needed, || self.spare_buffer());
+        let block = self.0.data.get(start, load, Block::weigh, |block| self.keep_buffer(block))?;
         match block.matches(word) {
             true => Ok(block),
             false => Err(SquashfsError::Damaged { what: "two lengths for one data block", offset_bytes: start }),
         }
     }
 
-    /// Whether a data block is in the cache, or on its way there.
-    pub(super) fn has_data_block(&self, start: u64) -> bool {
-        self.0.data.contains(start)
+    /// A buffer for one block, used before if this thread has one.
+    fn spare_buffer(&self) -> Vec<u8> {
+        let size = self.block_bytes();
+        let kept = SPARE.with_borrow_mut(|spare| {
+            spare.iter().position(|buffer| buffer.len() == size).map(|at| spare.swap_remove(at))
+        });
+        kept.unwrap_or_else(|| vec![0; size])
+    }
+
+    fn keep_buffer(&self, block: Block) {
+        let buffer = block.into_buffer();
+        SPARE.with_borrow_mut(|spare| {
+            if buffer.len() == self.block_bytes() && spare.len() < SPARE_BUFFERS {
+                spare.push(buffer);
+            }
+        });
     }
 
     pub(super) fn read_exact(&self, out: &mut [u8], offset_bytes: u64) -> Result<(), SquashfsError> {

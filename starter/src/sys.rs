@@ -180,3 +180,9 @@ pub fn rename_if_new(from: &std::path::Path, to: &std::path::Path) -> nix::Resul
     })??;
     nix::errno::Errno::result(result).map(drop)
 }
+
+/// Gives the calling thread the lowest priority of ordinary ones: it runs where a CPU has nothing else to do.
+pub fn lower_thread_priority() {
+    // SAFETY: takes numbers only; 0 means the calling thread, since Linux keeps a nice value for each.
+    unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, 19) };
+}
