@@ -18,5 +18,6 @@ mod image;
 mod inspect;
 mod rooms;
 mod run;
+mod serve;
 mod sif;
 mod terminal;

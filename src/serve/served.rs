@@ -424,3 +424,272 @@ impl Served {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::invented::Invented;
+    use super::*;
+    use crate::squashfs::Bytes;
+    use crate::squashfs::write::{Compression, PackOptions, write};
+    use crate::tree::{Attributes as TreeAttributes, Body as TreeBody, Content, Tree, Xattr};
+    use starter::paths::ContainerPath;
+    use std::collections::BTreeMap;
+
+    const LARGE_BYTES: usize = 300_000;
+
+    fn owned(mode: u16) -> TreeAttributes {
+        TreeAttributes { mode, uid: 7, gid: 8, mtime: 1000, xattrs: Vec::new() }
+    }
+
+    fn file(bytes: Vec<u8>) -> TreeBody {
+        TreeBody::File(Content::Bytes(bytes.into()))
+    }
+
+    /// `/etc/{passwd,hosts}`, `/many/0000` to `/many/2999`, `/large`, `/link` to `etc/hosts`, `/marked` with an xattr.
+    fn image() -> Vec<u8> {
+        static IMAGE: std::sync::OnceLock<Vec<u8>> = std::sync::OnceLock::new();
+        IMAGE.get_or_init(pack).clone()
+    }
+
+    fn pack() -> Vec<u8> {
+        let mut tree = Tree::new(owned(0o755));
+        let root = tree.root();
+        let etc = tree.insert(root, b"etc", owned(0o750), TreeBody::Directory).unwrap();
+        tree.insert(etc, b"passwd", owned(0o644), file(b"of the image".to_vec())).unwrap();
+        tree.insert(etc, b"hosts", owned(0o644), file(b"hosts".to_vec())).unwrap();
+        let many = tree.insert(root, b"many", owned(0o755), TreeBody::Directory).unwrap();
+        for number in 0..3000 {
+            tree.insert(many, format!("{number:04}").as_bytes(), owned(0o644), file(Vec::new())).unwrap();
+        }
+        let large = (0..LARGE_BYTES).map(|at| (at / 1000) as u8).collect();
+        tree.insert(root, b"large", owned(0o4755), file(large)).unwrap();
+        tree.insert(root, b"link", owned(0o777), TreeBody::Symlink(b"etc/hosts"[..].into())).unwrap();
+        let xattrs = vec![Xattr { name: b"user.note"[..].into(), value: b"value"[..].into() }];
+        tree.insert(root, b"marked", TreeAttributes { xattrs, ..owned(0o644) }, file(Vec::new())).unwrap();
+        let options =
+            PackOptions { compression: Compression::Gzip { level: 1 }, threads: 1.try_into().unwrap(), time: 2000 };
+        let mut out = std::io::Cursor::new(Vec::new());
+        write(&tree, &options, &mut out).unwrap();
+        out.into_inner()
+    }
+
+    fn served(image: Vec<u8>, invented: &[(&'static str, InventedContent)]) -> Served {
+        let size = image.len() as u64;
+        let reader = Reader::open(Bytes(image), 0, size).unwrap();
+        let invented = invented
+            .iter()
+            .map(|(path, content)| Invented { path: ContainerPath::fixed(path), mode: 0o600, content: content.clone() })
+            .collect();
+        Served::new(reader, ServeOptions { owner: Owner::Everyone { uid: 1, gid: 2 }, invented }).unwrap()
+    }
+
+    /// What the kernel would get: the body of the reply, or the errno.
+    fn ask(served: &Served, opcode: u32, node: u64, body: &[u8]) -> Result<Vec<u8>, Errno> {
+        let mut work = Work::new();
+        match served.answer(&Request { opcode, unique: 1, node, body }, &mut work) {
+            Answer::Silent => Ok(Vec::new()),
+            Answer::Error(errno) => Err(errno),
+            Answer::Body => Ok(work.body.reply(1)[wire::REPLY_HEADER_BYTES..].to_vec()),
+            Answer::Bytes(bytes) => Ok(bytes.to_vec()),
+            Answer::Pieces(length) => {
+                let bytes: Vec<u8> = work
+                    .pieces
+                    .iter()
+                    .flat_map(|piece| match piece {
+                        Piece::Bytes(bytes) => bytes.to_vec(),
+                        Piece::Zeros(count) => vec![0; *count],
+                    })
+                    .collect();
+                assert_eq!(bytes.len(), length);
+                Ok(bytes)
+            }
+        }
+    }
+
+    fn u64_at(bytes: &[u8], at: usize) -> u64 {
+        u64::from_ne_bytes(bytes[at..at + 8].try_into().unwrap())
+    }
+
+    fn u32_at(bytes: &[u8], at: usize) -> u32 {
+        u32::from_ne_bytes(bytes[at..at + 4].try_into().unwrap())
+    }
+
+    /// The node at a path, 0 if there is none.
+    fn node(served: &Served, path: &str) -> u64 {
+        path.split('/').filter(|name| !name.is_empty()).fold(wire::ROOT_NODE, |directory, name| {
+            u64_at(&ask(served, wire::LOOKUP, directory, format!("{name}\0").as_bytes()).unwrap(), 0)
+        })
+    }
+
+    fn range(offset: u64, size: u32) -> Vec<u8> {
+        let mut body = vec![0; 40];
+        body[8..16].copy_from_slice(&offset.to_ne_bytes());
+        body[16..20].copy_from_slice(&size.to_ne_bytes());
+        body
+    }
+
+    fn read(served: &Served, path: &str, offset: u64, size: u32) -> Result<Vec<u8>, Errno> {
+        ask(served, wire::READ, node(served, path), &range(offset, size))
+    }
+
+    /// Names and nodes of a directory, listed `size` bytes at a time.
+    fn list(served: &Served, path: &str, opcode: u32, size: u32) -> BTreeMap<String, u64> {
+        let (mut entries, mut offset) = (BTreeMap::new(), 0);
+        let head = if opcode == wire::READDIRPLUS { 128 } else { 0 };
+        loop {
+            let reply = ask(served, opcode, node(served, path), &range(offset, size)).unwrap();
+            assert!(reply.len() <= size as usize);
+            if reply.is_empty() {
+                return entries;
+            }
+            let mut at = 0;
+            while at < reply.len() {
+                let length = u32_at(&reply, at + head + 16) as usize;
+                let name = String::from_utf8(reply[at + head + 24..at + head + 24 + length].to_vec()).unwrap();
+                let node = if head > 0 { u64_at(&reply, at) } else { 0 };
+                offset = u64_at(&reply, at + head + 8);
+                assert_eq!(entries.insert(name.clone(), node), None, "{name} is listed twice");
+                at += (head + 24 + length).next_multiple_of(8);
+            }
+        }
+    }
+
+    #[test]
+    fn names_are_found_and_absence_is_an_answer() {
+        let served = served(image(), &[]);
+        assert_ne!(node(&served, "/many/1234"), 0);
+        assert_eq!(node(&served, "/many/3000"), 0);
+        assert_eq!(node(&served, "/many/12345"), 0);
+        assert_eq!(node(&served, "/zzz"), 0);
+        let attributes = ask(&served, wire::GETATTR, node(&served, "/large"), &[]).unwrap();
+        assert_eq!(u64_at(&attributes, 16 + 8), LARGE_BYTES as u64);
+        assert_eq!(u32_at(&attributes, 16 + 60), 0o104_755);
+        assert_eq!((u32_at(&attributes, 16 + 68), u32_at(&attributes, 16 + 72)), (1, 2));
+    }
+
+    #[test]
+    fn content_is_read_at_any_offset_and_ends_with_the_file() {
+        let served = served(image(), &[]);
+        let all = read(&served, "/large", 0, 1 << 20).unwrap();
+        assert_eq!(all.len(), LARGE_BYTES);
+        assert!(all.iter().enumerate().all(|(at, &byte)| byte == (at / 1000) as u8));
+        assert_eq!(read(&served, "/large", 131_000, 2000).unwrap(), all[131_000..133_000]);
+        assert_eq!(read(&served, "/large", LARGE_BYTES as u64 - 5, 4096).unwrap(), all[LARGE_BYTES - 5..]);
+        assert_eq!(read(&served, "/large", u64::MAX, 4096).unwrap(), b"");
+        assert_eq!(read(&served, "/etc/hosts", 0, 4096).unwrap(), b"hosts");
+    }
+
+    #[test]
+    fn a_listing_is_the_same_in_pieces_of_any_size() {
+        let served = served(image(), &[("/many/invented", InventedContent::Directory)]);
+        let whole = list(&served, "/many", wire::READDIR, 1 << 20);
+        assert_eq!(whole.len(), 3000 + 3);
+        for size in [64, 1000, 4096] {
+            assert_eq!(list(&served, "/many", wire::READDIR, size), whole);
+        }
+        let plus = list(&served, "/many", wire::READDIRPLUS, 4096);
+        assert_eq!(plus.keys().collect::<Vec<_>>(), whole.keys().collect::<Vec<_>>());
+        assert_eq!(plus["1234"], node(&served, "/many/1234"));
+        assert_eq!(plus["invented"], node(&served, "/many/invented"));
+    }
+
+    #[test]
+    fn a_listing_goes_on_nowhere_else_than_where_it_stood() {
+        let served = served(image(), &[]);
+        let many = node(&served, "/many");
+        for offset in
+            (0..64).map(|bit| 1 << bit).chain([u64::MAX, OFFSET_IMAGE_BIT | 1 << 60, OFFSET_IMAGE_BIT | 13 << 25])
+        {
+            // Any answer will do but a panic: whoever seeks in a directory gets what it asked for.
+            let _ = ask(&served, wire::READDIRPLUS, many, &range(offset, 4096));
+        }
+    }
+
+    #[test]
+    fn invented_nodes_are_merged_and_hide_what_the_image_has() {
+        let passwd = InventedContent::File(b"generated".to_vec());
+        let served = served(
+            image(),
+            &[
+                ("/etc/passwd", passwd),
+                ("/home/ada", InventedContent::Directory),
+                ("/etc/link", InventedContent::Symlink(b"hosts".to_vec())),
+            ],
+        );
+        assert_eq!(read(&served, "/etc/passwd", 0, 4096).unwrap(), b"generated");
+        assert_eq!(read(&served, "/etc/passwd", 3, 2).unwrap(), b"er");
+        assert_eq!(read(&served, "/etc/passwd", 100, 2).unwrap(), b"");
+        assert_eq!(read(&served, "/etc/hosts", 0, 4096).unwrap(), b"hosts");
+        let names: Vec<String> = list(&served, "/etc", wire::READDIRPLUS, 4096).into_keys().collect();
+        assert_eq!(names, [".", "..", "hosts", "link", "passwd"]);
+        assert_eq!(list(&served, "/home", wire::READDIR, 4096).len(), 3);
+        assert_eq!(ask(&served, wire::READLINK, node(&served, "/etc/link"), &[]).unwrap(), b"hosts");
+        assert_eq!(ask(&served, wire::READLINK, node(&served, "/link"), &[]).unwrap(), b"etc/hosts");
+        assert_eq!(node(&served, "/home/ada/x"), 0);
+        // A directory that got invented entries no longer knows how many subdirectories it has.
+        assert_eq!(u32_at(&ask(&served, wire::GETATTR, wire::ROOT_NODE, &[]).unwrap(), 16 + 64), 1);
+    }
+
+    #[test]
+    fn extended_attributes_are_read_and_sized() {
+        let served = served(image(), &[("/new", InventedContent::Directory)]);
+        let xattr = |opcode, path: &str, size: u32, name: &[u8]| {
+            let body = [&size.to_ne_bytes()[..], &[0; 4], name, b"\0"].concat();
+            ask(&served, opcode, node(&served, path), &body)
+        };
+        assert_eq!(xattr(wire::GETXATTR, "/marked", 100, b"user.note").unwrap(), b"value");
+        assert_eq!(xattr(wire::GETXATTR, "/marked", 0, b"user.note").unwrap(), [5, 0, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(xattr(wire::GETXATTR, "/marked", 4, b"user.note"), Err(Errno::ERANGE));
+        assert_eq!(xattr(wire::GETXATTR, "/marked", 100, b"user.none"), Err(Errno::ENODATA));
+        assert_eq!(xattr(wire::GETXATTR, "/new", 100, b"user.note"), Err(Errno::ENODATA));
+        assert_eq!(xattr(wire::LISTXATTR, "/marked", 100, b"").unwrap(), b"user.note\0");
+        assert_eq!(xattr(wire::LISTXATTR, "/large", 100, b"").unwrap(), b"");
+    }
+
+    #[test]
+    fn what_can_not_be_is_refused_by_errno() {
+        let served = served(image(), &[]);
+        assert_eq!(ask(&served, wire::GETATTR, 0, &[]), Err(Errno::ESTALE));
+        assert_eq!(ask(&served, wire::GETATTR, INVENTED_BIT | 9, &[]), Err(Errno::ESTALE));
+        assert_eq!(ask(&served, wire::GETATTR, 1 << 47, &[]), Err(Errno::EIO));
+        assert_eq!(ask(&served, wire::READ, node(&served, "/large"), &[0; 8]), Err(Errno::EINVAL));
+        assert_eq!(ask(&served, wire::READLINK, node(&served, "/large"), &[]), Err(Errno::EINVAL));
+        assert_eq!(ask(&served, wire::IOCTL, node(&served, "/large"), &[]), Err(Errno::ENOTTY));
+        assert_eq!(ask(&served, 4242, wire::ROOT_NODE, &[]), Err(Errno::ENOSYS));
+    }
+
+    #[test]
+    fn a_kernel_that_can_open_without_asking_is_told_to() {
+        let served = served(image(), &[]);
+        assert_eq!(
+            ask(&served, wire::OPEN, wire::ROOT_NODE, &[]).map(|reply| u32_at(&reply, 8)),
+            Ok(wire::OPEN_KEEP_CACHE)
+        );
+        let init: Vec<u8> = [7, 45, 0, u32::MAX].iter().flat_map(|value: &u32| value.to_ne_bytes()).collect();
+        ask(&served, wire::INIT, 0, &init).unwrap();
+        assert_eq!(ask(&served, wire::OPEN, wire::ROOT_NODE, &[]), Err(Errno::ENOSYS));
+        assert_eq!(ask(&served, wire::OPENDIR, wire::ROOT_NODE, &[]), Err(Errno::ENOSYS));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_damage_to_an_image_makes_it_panic(at in 0..6000usize, value: u8, more in 0..6000usize, other: u8) {
+            let mut bytes = image();
+            let length = bytes.len();
+            // The tables are at the end, the superblock at the beginning.
+            bytes[length - 1 - at % length] = value;
+            bytes[more % 96] ^= other & 1;
+            let Ok(reader) = Reader::open(Bytes(bytes), 0, length as u64) else { return Ok(()) };
+            let options = ServeOptions { owner: Owner::Recorded, invented: Vec::new() };
+            let Ok(served) = Served::new(reader, options) else { return Ok(()) };
+            for opcode in [wire::GETATTR, wire::READDIR, wire::READDIRPLUS, wire::LISTXATTR, wire::READLINK, wire::READ] {
+                for node in [1, 2, 34, 66, 100, 2000] {
+                    let _ = ask(&served, opcode, node, &range(0, 4096));
+                }
+            }
+            for name in [&b"etc\0"[..], b"many\0", b"large\0"] {
+                let _ = ask(&served, wire::LOOKUP, wire::ROOT_NODE, name);
+            }
+        }
+    }
+}
