@@ -26,13 +26,13 @@ use std::sync::{Arc, OnceLock};
 
 const WORKERS_MAX: usize = 8;
 /// READs that the main thread answers before it hands over.
-const READS_ALONE: u32 = 3;
+const READS_ALONE: u32 = 1;
 /// Guesses that wait to be unpacked; more are dropped.
-const GUESSES_MAX: usize = 16;
+const GUESSES_MAX: usize = 64;
 const WORKER_STACK_BYTES: usize = 256 << 10;
 
 /// After so long without a READ the unpacked blocks are given up: the kernel has what was read in its page cache.
-const IDLE_MILLISECONDS: u16 = 3000;
+const IDLE_MILLISECONDS: u16 = 1000;
 
 /// The longest run of zeros that one slice of a reply can point to.
 static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
@@ -193,7 +193,7 @@ fn watch(server: &Arc<Server>, control: OwnedFd, owner: Option<OwnedFd>) -> i32 
                             server.active.store(true, Ordering::Relaxed);
                             reads += 1;
                             if reads > READS_ALONE || is_ready(connection) {
-                                server.employ(index, 2);
+                                server.employ(index);
                             }
                         }
                     }
@@ -212,8 +212,8 @@ impl Server {
         *self.cpus.get_or_init(process::use_all_cpus)
     }
 
-    /// Adds workers to a connection, as far as there are CPUs; its first ones take it over from the main thread.
-    fn employ(self: &Arc<Self>, index: usize, count: usize) {
+    /// Adds a worker to a connection, if there are CPUs for it; the first one takes it over from the main thread.
+    fn employ(self: &Arc<Self>, index: usize) {
         let connection = &self.connections[index];
         let limit = self.cpus().min(WORKERS_MAX);
         if limit < 2 {
@@ -224,18 +224,13 @@ impl Server {
         {
             let _ = self.wake.set(pair);
         }
-        for _ in 0..count {
-            if connection.workers.fetch_add(1, Ordering::Relaxed) >= limit {
-                connection.workers.fetch_sub(1, Ordering::Relaxed);
-                return;
-            }
-            self.look_ahead(index);
-            let server = Arc::clone(self);
-            let thread = std::thread::Builder::new().stack_size(WORKER_STACK_BYTES);
-            if thread.spawn(move || server.work(index)).is_err() {
-                connection.workers.fetch_sub(1, Ordering::Relaxed);
-                return;
-            }
+        self.look_ahead(index);
+        let server = Arc::clone(self);
+        let thread = std::thread::Builder::new().stack_size(WORKER_STACK_BYTES);
+        if connection.workers.fetch_add(1, Ordering::Relaxed) >= limit
+            || thread.spawn(move || server.work(index)).is_err()
+        {
+            connection.workers.fetch_sub(1, Ordering::Relaxed);
         }
     }
 
@@ -255,8 +250,8 @@ impl Server {
                 if !self.active.swap(true, Ordering::Relaxed) {
                     self.wake_main();
                 }
-                if waiting == 0 {
-                    self.employ(index, 1);
+                if waiting == 0 && is_ready(connection) {
+                    self.employ(index);
                 }
             }
             answer(connection, &parsed, &mut work);
