@@ -151,6 +151,7 @@ impl Mounted {
     /// `None` when this contender is not here.
     fn new(contender: Contender, image: &Path, directory: &Path, target: &Path) -> io::Result<Option<Self>> {
         let mut root = target.to_owned();
+        let device = fs::metadata(target)?.dev();
         let server = match contender {
             Contender::Directory => {
                 root = directory.to_owned();
@@ -187,7 +188,6 @@ impl Mounted {
             }
         };
         if server.is_some() {
-            let device = fs::metadata(target)?.dev();
             let start = Instant::now();
             while fs::metadata(target).map(|m| m.dev() == device).unwrap_or(true) {
                 if start.elapsed() > Duration::from_secs(10) {
