@@ -1,9 +1,9 @@
 //! Who answers: at first the main thread alone; once READs queue up, workers.
 //!
 //! One thread is best for look-ups, which it answers faster than a second one wakes up. Unpacking blocks is worth more:
-//! when READs queue up, or after the first few, the connection is handed to workers, which block in read(2); the main
-//! thread then only watches the launcher's socket and the owner. Workers are added while all are busy with READs, up
-//! to the number of CPUs.
+//! when READs queue up, or one of them makes others likely, the connection is handed to workers, which block in read(2);
+//! the main thread then only watches the launcher's socket and the owner. Workers are added when READs wait and all are
+//! busy, up to the number of CPUs. A program of a few KiB never sees one.
 //!
 //! One more thread, of the lowest priority, unpacks what the READs so far make likely. On a node whose CPUs are all
 //! busy it gets next to nothing, and no READ ever waits for it.
@@ -25,8 +25,6 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, OnceLock};
 
 const WORKERS_MAX: usize = 8;
-/// READs that the main thread answers before it hands over.
-const READS_ALONE: u32 = 1;
 /// Guesses that wait to be unpacked; more are dropped.
 const GUESSES_MAX: usize = 64;
 const WORKER_STACK_BYTES: usize = 256 << 10;
@@ -107,7 +105,7 @@ fn watch(server: &Arc<Server>, control: OwnedFd, owner: Option<OwnedFd>) -> i32 
     let mut namespace: Option<OwnedFd> = None;
     let mut request = [0; REQUEST_BYTES_MAX];
     let mut work = Work::new();
-    let (mut measuring, mut reads) = (false, 0);
+    let mut measuring = false;
     loop {
         let mut sources = Vec::with_capacity(4);
         let mut descriptors = Vec::with_capacity(4);
@@ -191,9 +189,9 @@ fn watch(server: &Arc<Server>, control: OwnedFd, owner: Option<OwnedFd>) -> i32 
                         Step::Answered { was_read: true } => {
                             measuring = true;
                             server.active.store(true, Ordering::Relaxed);
-                            reads += 1;
-                            if reads > READS_ALONE || is_ready(connection) {
+                            if !work.ahead.is_empty() || is_ready(connection) {
                                 server.employ(index);
+                                connection.guess(&mut work);
                             }
                         }
                     }
