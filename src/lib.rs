@@ -4,6 +4,7 @@
 pub mod build;
 pub mod cli;
 pub mod conf;
+pub mod def;
 pub mod env_names;
 pub mod host;
 pub mod image;

@@ -44,6 +44,19 @@ pub enum BuildError {
     Pack(write::WriteError),
     Sif(sif::WriteError),
     Extract(ExtractError),
+    /// A bootstrap agent that is none.
+    UnknownAgent {
+        agent: String,
+    },
+    /// A bootstrap agent of later versions.
+    LaterAgent {
+        agent: String,
+    },
+    /// A header without what its agent needs.
+    HeaderLacks {
+        agent: String,
+        key: &'static str,
+    },
     /// Later work.
     NotYet {
         what: &'static str,
@@ -69,6 +82,9 @@ impl fmt::Display for BuildError {
             Self::Pack(error) => error.fmt(f),
             Self::Sif(error) => error.fmt(f),
             Self::Extract(error) => error.fmt(f),
+            Self::UnknownAgent { agent } => write!(f, "no bootstrap agent is called `{agent}`"),
+            Self::LaterAgent { agent } => write!(f, "the bootstrap agent `{agent}` is not there yet in this version"),
+            Self::HeaderLacks { agent, key } => write!(f, "the bootstrap agent `{agent}` needs `{key}:` in the header"),
             Self::NotYet { what } => write!(f, "building {what} is not there yet"),
         }
     }
@@ -91,6 +107,10 @@ impl Hint for BuildError {
             Self::DefinitionFile { .. } | Self::NotYet { .. } => {
                 "This version packs directories, and packs or unpacks SIF and SquashFS images."
             }
+            Self::UnknownAgent { .. } | Self::LaterAgent { .. } => {
+                "The agents of this version are `localimage` (a SIF file, a SquashFS file, a directory) and `scratch`."
+            }
+            Self::HeaderLacks { .. } => "Name the image or directory to begin with.",
             Self::Exists { .. } => "Use --force to replace it.",
             Self::OtherKind { .. } => "Remove it first, or choose another name.",
             Self::Target { source, .. } => match source.kind() {

@@ -13,15 +13,17 @@
 mod architecture;
 mod error;
 pub mod mksquashfs_args;
+pub mod source;
 mod target;
 
 pub use error::BuildError;
 
 use crate::image::{self, ImageError, extract, metadata};
 use crate::sif::{self, Creation, CreationOptions, DataType, ImageId, NewObject, Partition};
-use crate::squashfs::{self, write};
-use crate::tree::{self, Kind, Lookup, Owners, Tree};
+use crate::squashfs::write;
+use crate::tree::{Kind, Lookup, Owners, Tree};
 use sha2::{Digest, Sha256};
+use source::{Fetching, Files, LocalImage, Source};
 use starter::paths::{ContainerPath, HostPath};
 use std::ffi::{OsStr, OsString};
 use std::os::fd::AsFd;
@@ -67,74 +69,62 @@ pub fn existing(target: &HostPath) -> Result<Option<Kind>, BuildError> {
 /// Builds an image. `say` is told what is being done, and what the image will lack.
 pub fn build(request: &Request, say: &mut dyn FnMut(Note)) -> Result<(), BuildError> {
     // A source that can't be used is noticed before anything is written.
-    let source = Source::open(&request.source, request)?;
+    let source = source_of(&request.source)?;
     let target = Target::begin(request.target.as_path(), request.replace)?;
-    match (request.form, source) {
-        (Form::Sif, source) => {
-            let mut tree = source.into_tree(say)?;
-            if let Some(time) = request.time {
-                tree.clamp_mtimes(time);
-            }
-            if let Some(warning) = target.room_warning(&tree)? {
-                say(Note::Warning(&warning));
-            }
-            say(Note::Doing("Creating SIF file..."));
-            write_sif(&tree, request, &target, say)?;
-        }
-        (Form::Sandbox, Source::Image { reader, .. }) => {
-            say(Note::Doing("Creating sandbox directory..."));
-            let directory = target.make_directory()?;
-            extract::check_space(&extract::survey(&reader)?, directory.as_fd())?;
-            let left_out = extract::extract(&reader, directory)?.left_out;
-            if left_out > 0 {
-                let warning = format!("{left_out} device nodes and sockets of the image are not in the sandbox");
-                say(Note::Warning(&warning));
-            }
-        }
-        (Form::Sandbox, Source::Directory { .. }) => {
-            return Err(BuildError::NotYet { what: "a sandbox from a directory" });
-        }
+    if request.form == Form::Sandbox
+        && let Source::LocalImage(image) = &source
+    {
+        say(Note::Doing("Creating sandbox directory..."));
+        unpack_image(image, &target, say)?;
+        return target.finish();
     }
+    let mut directory = || Err(BuildError::NotYet { what: "a directory by an agent" });
+    let root = source.fetch(&mut Fetching { owners: request.owners, directory: &mut directory, say })?;
+    let Files::Tree(mut tree) = root.files else { return Err(BuildError::NotYet { what: "from a directory" }) };
+    if request.form == Form::Sandbox {
+        return Err(BuildError::NotYet { what: "a sandbox from this source" });
+    }
+    if let Some(time) = request.time {
+        tree.clamp_mtimes(time);
+    }
+    if let Some(warning) = target.room_warning(&tree)? {
+        say(Note::Warning(&warning));
+    }
+    say(Note::Doing("Creating SIF file..."));
+    write_sif(&tree, request, &target, say)?;
     target.finish()
 }
 
-/// What the user named, open.
-enum Source {
-    Directory { path: HostPath, options: tree::Options },
-    Image { name: String, reader: squashfs::Reader },
-}
-
-impl Source {
-    fn open(source: &OsStr, request: &Request) -> Result<Self, BuildError> {
-        let path = Path::new(source);
-        if path.is_dir() {
-            let options = tree::Options { owners: request.owners };
-            return Ok(Self::Directory { path: HostPath::new(path), options });
-        }
-        let image = image::open(source).map_err(|error| match error {
+/// What the user named: a source by its agent, an image, or a directory.
+fn source_of(name: &OsStr) -> Result<Source, BuildError> {
+    let path = Path::new(name);
+    if path.symlink_metadata().is_err()
+        && let Some(header) = Source::header_of_uri(&name.to_string_lossy())
+    {
+        return Source::of(&header);
+    }
+    if !path.is_dir() {
+        image::open(name).map_err(|error| match error {
             ImageError::NotAnImage { .. } => BuildError::DefinitionFile { path: HostPath::new(path) },
             error => error.into(),
         })?;
-        match image.partition() {
-            Some(reader) => Ok(Self::Image { name: path.display().to_string(), reader: reader.clone() }),
-            // It became a directory since it was looked at.
-            None => Err(BuildError::NotYet { what: "an image from what changes meanwhile" }),
-        }
     }
+    Ok(Source::LocalImage(LocalImage { path: name.to_owned() }))
+}
 
-    fn into_tree(self, say: &mut dyn FnMut(Note)) -> Result<Tree, BuildError> {
-        match self {
-            Self::Directory { path, options } => {
-                let walked = tree::from_directory(&path, &options)?;
-                for (name, path) in &walked.skipped_xattrs {
-                    let warning = format!("SquashFS has no extended attributes `{name}`: left out ({path} has one)");
-                    say(Note::Warning(&warning));
-                }
-                Ok(walked.tree)
-            }
-            Self::Image { name, reader } => Ok(reader.into_tree(&name)?),
-        }
+fn unpack_image(image: &LocalImage, target: &Target, say: &mut dyn FnMut(Note)) -> Result<(), BuildError> {
+    if Path::new(&image.path).is_dir() {
+        return Err(BuildError::NotYet { what: "a sandbox from a directory" });
     }
+    let reader = image.open()?;
+    let directory = target.make_directory()?;
+    extract::check_space(&extract::survey(&reader)?, directory.as_fd())?;
+    let left_out = extract::extract(&reader, directory)?.left_out;
+    if left_out > 0 {
+        let warning = format!("{left_out} device nodes and sockets of the image are not in the sandbox");
+        say(Note::Warning(&warning));
+    }
+    Ok(())
 }
 
 /// Writes the objects in the order that Apptainer gives them: definition file, metadata, root file system.

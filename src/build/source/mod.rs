@@ -1,0 +1,139 @@
+//! Where the file system of an image begins: one file for each bootstrap agent.
+//!
+//! ```text
+//! Header ──► Source::of ──► Source ──► Source::fetch ──► Root ─┬─ Files::Tree        packed or unpacked by `build`
+//! (pure)                                                       └─ Files::Directory   the agent has filled it itself
+//! ```
+//!
+//! A new agent is a variant of [`Source`], its name in [`Source::of`], and a file with its `fetch`.
+
+mod localimage;
+mod scratch;
+
+pub use localimage::LocalImage;
+
+use super::{BuildError, Note};
+use crate::def::Header;
+use crate::tree::{Owners, Tree};
+use starter::paths::HostPath;
+use std::collections::BTreeMap;
+
+/// A bootstrap agent, with what its header says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// An empty file system.
+    Scratch,
+    /// An image or a directory of this machine.
+    LocalImage(LocalImage),
+}
+
+/// Agents of Apptainer that are not in [`Source`].
+const LATER: &[&str] = &[
+    "arch",
+    "buildkit",
+    "busybox",
+    "debootstrap",
+    "dnf",
+    "docker",
+    "docker-archive",
+    "docker-daemon",
+    "dockerfile",
+    "http",
+    "https",
+    "ipfs",
+    "library",
+    "oci",
+    "oci-archive",
+    "oras",
+    "shub",
+    "yum",
+    "zypper",
+];
+
+/// What an agent may use.
+pub struct Fetching<'a> {
+    pub owners: Owners,
+    /// Makes the empty directory of the root file system, for agents that fill it themselves.
+    pub directory: &'a mut dyn FnMut() -> Result<HostPath, BuildError>,
+    pub say: &'a mut dyn FnMut(Note),
+}
+
+/// What an agent gives.
+pub struct Root {
+    pub files: Files,
+    /// Labels that come with it, below those of its own `labels.json`.
+    pub labels: BTreeMap<String, String>,
+    /// Objects that the SIF file shall hold, by name: the configuration of an OCI image.
+    pub objects: Vec<(String, Vec<u8>)>,
+}
+
+/// Where the files are.
+pub enum Files {
+    Tree(Tree),
+    /// In the directory of [`Fetching::directory`].
+    Directory,
+}
+
+impl Root {
+    /// A file system and nothing that is said of it.
+    pub fn of_tree(tree: Tree) -> Self {
+        Self { files: Files::Tree(tree), labels: BTreeMap::new(), objects: Vec::new() }
+    }
+}
+
+impl Source {
+    /// Decides which agent a header asks for, and reads what that agent needs from it.
+    pub fn of(header: &Header) -> Result<Self, BuildError> {
+        match header.agent().as_str() {
+            "scratch" => Ok(Self::Scratch),
+            "localimage" => Ok(Self::LocalImage(LocalImage::of(header)?)),
+            agent if LATER.contains(&agent) => Err(BuildError::LaterAgent { agent: agent.to_owned() }),
+            agent => Err(BuildError::UnknownAgent { agent: agent.to_owned() }),
+        }
+    }
+
+    /// The header that a source on the command line stands for: `docker-archive:image.tar`. `None` for what names no agent.
+    pub fn header_of_uri(uri: &str) -> Option<Header> {
+        let (agent, rest) = uri.split_once(':')?;
+        let from = rest.strip_prefix("//").unwrap_or(rest);
+        let is_agent = agent == "localimage" || LATER.contains(&agent);
+        is_agent.then(|| Header::of_agent(agent, from))
+    }
+
+    /// Gets the file system.
+    pub fn fetch(&self, fetching: &mut Fetching) -> Result<Root, BuildError> {
+        match self {
+            Self::Scratch => Ok(scratch::fetch()),
+            Self::LocalImage(image) => image.fetch(fetching),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_agent_is_known_later_or_unknown() {
+        let of = |agent| Source::of(&Header::of_agent(agent, "x"));
+        assert_eq!(of("Scratch").ok(), Some(Source::Scratch));
+        assert!(matches!(of("DNF"), Err(BuildError::LaterAgent { agent }) if agent == "dnf"));
+        assert!(matches!(of("nonsense"), Err(BuildError::UnknownAgent { agent }) if agent == "nonsense"));
+        assert!(matches!(of(""), Err(BuildError::UnknownAgent { .. })));
+    }
+
+    #[test]
+    fn a_uri_is_a_header_of_two_lines() {
+        let check = |uri: &str, expected| {
+            let header = Source::header_of_uri(uri);
+            let lines = header.as_ref().map(|h| (h.agent(), h.get("from").unwrap_or_default().to_owned()));
+            assert_eq!(lines, expected, "{uri}");
+        };
+        let some = |agent: &str, from: &str| Some((agent.to_owned(), from.to_owned()));
+        check("docker://debian:12", some("docker", "debian:12"));
+        check("oci-archive:./a.tar", some("oci-archive", "./a.tar"));
+        check("image.sif", None);
+        check("my:directory", None);
+        check("/a/docker:x", None);
+    }
+}
