@@ -9,6 +9,7 @@ pub mod env_names;
 pub mod host;
 pub mod image;
 pub mod launch;
+pub mod oci;
 pub mod report;
 pub mod serve;
 pub mod shell;

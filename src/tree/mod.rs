@@ -60,13 +60,16 @@ pub enum Content {
     Bytes(Arc<[u8]>),
     /// Bytes that a source holds under a key of its own.
     Stored { source: SourceId, key: u64, size_bytes: u64 },
+    /// Bytes that came and went: whoever wrote them down while they streamed knows them by `number`. Nobody else can
+    /// read them any more.
+    Written { number: u32, size_bytes: u64 },
 }
 
 impl Content {
     pub fn size_bytes(&self) -> u64 {
         match self {
             Self::Bytes(bytes) => bytes.len() as u64,
-            Self::Stored { size_bytes, .. } => *size_bytes,
+            Self::Stored { size_bytes, .. } | Self::Written { size_bytes, .. } => *size_bytes,
         }
     }
 }
@@ -265,6 +268,37 @@ impl Tree {
         Ok(())
     }
 
+    /// Takes an entry out of its directory, with everything below it. Its inode stays in the tree, without this name.
+    pub fn remove(&mut self, directory: InodeId, name: &[u8]) -> Option<InodeId> {
+        let at = self.child_slice(directory).binary_search_by(|child| self.name(child.name).cmp(name)).ok()?;
+        let InodeBody::Directory { children, .. } = &mut self.inodes[directory.index()].body else { return None };
+        let removed = children.remove(at).inode;
+        let mut left = vec![removed];
+        while let Some(id) = left.pop() {
+            let inode = &mut self.inodes[id.index()];
+            inode.names = inode.names.saturating_sub(1);
+            if let InodeBody::Directory { children, .. } = &mut inode.body {
+                left.extend(std::mem::take(children).into_iter().map(|child| child.inode));
+            }
+        }
+        Some(removed)
+    }
+
+    /// Replaces what an inode has besides its body.
+    pub fn set_attributes(&mut self, id: InodeId, attributes: Attributes) {
+        let xattrs = self.xattr_set(attributes.xattrs);
+        let inode = &mut self.inodes[id.index()];
+        let Attributes { mode, uid, gid, mtime, .. } = attributes;
+        (inode.mode, inode.uid, inode.gid, inode.mtime, inode.xattrs) = (mode, uid, gid, mtime, xattrs);
+    }
+
+    /// Replaces the content of a regular file; nothing else has any.
+    pub fn set_content(&mut self, id: InodeId, content: Content) {
+        if let InodeBody::Other(Body::File(old)) = &mut self.inodes[id.index()].body {
+            *old = content;
+        }
+    }
+
     /// The inode called `name` in `directory`.
     pub fn child(&self, directory: InodeId, name: &[u8]) -> Option<InodeId> {
         let children = self.child_slice(directory);
@@ -310,6 +344,9 @@ impl Tree {
                 Ok(Box::new(&bytes[start..]))
             }
             Content::Stored { source, key, .. } => self.sources[usize::from(source.0)].open(*key, offset_bytes),
+            Content::Written { .. } => {
+                Err(io::Error::new(io::ErrorKind::Unsupported, "its content was written as it came, and is gone"))
+            }
         }
     }
 
@@ -318,6 +355,7 @@ impl Tree {
         match content {
             Content::Bytes(_) => "a generated file".to_owned(),
             Content::Stored { source, key, .. } => self.sources[usize::from(source.0)].name(*key),
+            Content::Written { .. } => "a file of a layer".to_owned(),
         }
     }
 
@@ -340,7 +378,8 @@ impl Tree {
 
     /// The newest modification time in the tree.
     pub fn newest_mtime(&self) -> i64 {
-        self.inodes.iter().map(|inode| inode.mtime).max().unwrap_or(0)
+        let named = self.inodes.iter().filter(|inode| inode.names > 0);
+        named.map(|inode| inode.mtime).max().unwrap_or(0)
     }
 
     fn enter(&mut self, directory: InodeId, name: &[u8], inode: InodeId) -> Result<(), TreeError> {
