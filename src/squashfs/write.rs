@@ -11,6 +11,8 @@
 //! nothing of one another, run on all threads, and are written in their order: the same tree gives the same bytes,
 //! however many threads there are. Memory is bounded by the jobs in flight (about four MiB a thread) and by the
 //! metadata (about a hundred bytes a file).
+//!
+//! Contents that can be read once, and in one order, go through [`stream`] instead.
 
 mod blocks;
 mod compress;
@@ -18,9 +20,11 @@ mod duplicates;
 mod inodes;
 mod layout;
 mod metadata;
+mod stream;
 mod xattrs;
 
 pub use compress::Compression;
+pub use stream::{Packer, write_stream};
 
 use crate::report::{Hint, cause};
 use crate::tree::{Body, InodeId, Tree};
@@ -147,15 +151,43 @@ pub fn write(tree: &Tree, options: &PackOptions, out: &mut (impl Write + Seek)) 
 
     let base = out.stream_position()?;
     let mut digest = Sha256::new();
-    let mut head = vec![0; SUPERBLOCK_BYTES];
-    head.extend(options.compression.stored_options());
+    let head = head(options);
     out.write_all(&head)?;
     let mut end = head.len() as u64;
     let stored = blocks::write(tree, &plan, options, &mut end, &mut digest, out)?;
+    finish(tree, &numbered, Contents { same_as, plan, stored, digest, end }, options, base, out)
+}
 
+/// What stands before the first block; the superblock comes last.
+fn head(options: &PackOptions) -> Vec<u8> {
+    let mut head = vec![0; SUPERBLOCK_BYTES];
+    head.extend(options.compression.stored_options());
+    head
+}
+
+/// The contents of an image, written.
+struct Contents {
+    same_as: duplicates::SameAs,
+    plan: layout::Plan,
+    stored: blocks::Stored,
+    digest: Sha256,
+    /// Where in the image they end.
+    end: u64,
+}
+
+/// Writes what names the contents, in an image that begins at `base` of `out`.
+fn finish(
+    tree: &Tree,
+    numbered: &inodes::Numbered,
+    contents: Contents,
+    options: &PackOptions,
+    base: u64,
+    out: &mut (impl Write + Seek),
+) -> Result<Summary, WriteError> {
+    let Contents { same_as, plan, stored, mut digest, mut end } = contents;
     let mut tables = Tables::new(options.compression, end);
-    let metadata = inodes::write(tree, &numbered, &same_as, &plan, &stored, options.compression)?;
-    let superblock = write_tables(&mut tables, &numbered, &plan, &stored, &metadata, options)?;
+    let metadata = inodes::write(tree, numbered, &same_as, &plan, &stored, options.compression)?;
+    let superblock = write_tables(&mut tables, numbered, &stored, &metadata, options)?;
     digest.update(superblock);
     digest.update(&tables.bytes);
     out.write_all(&tables.bytes)?;
@@ -171,7 +203,7 @@ pub fn write(tree: &Tree, options: &PackOptions, out: &mut (impl Write + Seek)) 
         size_bytes,
         content_bytes: plan.content_bytes,
         inodes: numbered.count(),
-        fragments: plan.fragment_count() as u32,
+        fragments: stored.fragments.len() as u32,
         duplicate_files: plan.duplicate_files,
         duplicate_bytes: plan.duplicate_bytes,
         digest: digest.finalize().into(),
@@ -182,7 +214,6 @@ pub fn write(tree: &Tree, options: &PackOptions, out: &mut (impl Write + Seek)) 
 fn write_tables(
     tables: &mut Tables,
     numbered: &inodes::Numbered,
-    plan: &layout::Plan,
     stored: &blocks::Stored,
     metadata: &inodes::Metadata,
     options: &PackOptions,
@@ -205,7 +236,7 @@ fn write_tables(
     bytes.extend(numbered.count().to_le_bytes());
     bytes.extend(inodes::time(options.time).to_le_bytes());
     bytes.extend((BLOCK_BYTES as u32).to_le_bytes());
-    bytes.extend((plan.fragment_count() as u32).to_le_bytes());
+    bytes.extend((stored.fragments.len() as u32).to_le_bytes());
     bytes.extend(options.compression.id().to_le_bytes());
     bytes.extend((BLOCK_BYTES.trailing_zeros() as u16).to_le_bytes());
     bytes.extend(flags.to_le_bytes());

@@ -16,7 +16,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 /// Jobs in flight for each thread: one being compressed, the others waiting for a slow one before them.
 const JOBS_A_THREAD: usize = 4;
 /// In the size of a block: it is stored as it is.
-const UNCOMPRESSED: u32 = 1 << 24;
+pub(super) const UNCOMPRESSED: u32 = 1 << 24;
 
 /// Where the data came to lie.
 #[derive(Debug)]
@@ -30,8 +30,8 @@ pub(super) struct Stored {
 
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Fragment {
-    start: u64,
-    size: u32,
+    pub start: u64,
+    pub size: u32,
 }
 
 impl Fragment {
@@ -276,7 +276,7 @@ impl Output {
 }
 
 /// Each byte equals the next, and the first is zero: one `memcmp`, which ends at once for most blocks.
-fn is_zero(block: &[u8]) -> bool {
+pub(super) fn is_zero(block: &[u8]) -> bool {
     block.first().is_none_or(|&first| first == 0 && block[1..] == block[..block.len() - 1])
 }
 
