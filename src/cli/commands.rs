@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use super::flags::{Command, Does, Flag, Rest, Said};
-use super::{answer, completion, config, inspect, run_help, sif, version};
+use super::{action, answer, completion, config, inspect, run_help, sif, version};
 use crate::launch::request::Verb;
 use crate::report::Failure;
 
@@ -433,13 +433,11 @@ fn test(said: Said) -> Result<ExitCode, Failure> {
 }
 
 fn launch(verb: Verb, said: Said) -> Result<ExitCode, Failure> {
-    let _ = request(verb, said);
-    pending()
+    action::run(&request(verb, said))
 }
 
 fn plan(verb: Verb, said: Said) -> Result<ExitCode, Failure> {
-    let _ = request(verb, said);
-    pending()
+    action::print_plan(&request(verb, said))
 }
 
 fn plan_exec(said: Said) -> Result<ExitCode, Failure> {
@@ -466,10 +464,6 @@ fn build(said: Said) -> Result<ExitCode, Failure> {
 
 fn doctor(said: Said) -> Result<ExitCode, Failure> {
     super::doctor::run(said.doctor.json).map(ExitCode::from)
-}
-
-fn pending() -> Result<ExitCode, Failure> {
-    Err(Failure::new("this command is not there yet in this version"))
 }
 
 fn inspect_image(said: Said) -> Result<ExitCode, Failure> {

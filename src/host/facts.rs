@@ -17,6 +17,8 @@ pub struct HostFacts {
     pub working_directory: WorkingDirectory,
     /// The caller's file mode creation mask.
     pub umask: u32,
+    /// Whether the caller may mount without a user namespace: real root, as a rule.
+    pub may_mount: bool,
     pub kernel: Kernel,
     pub fuse: FuseDevice,
     pub user_namespaces: UserNamespaces,
@@ -316,6 +318,7 @@ pub fn laptop() -> HostFacts {
             physical: path("/home/ada/work"),
         },
         umask: 0o022,
+        may_mount: false,
         kernel: Kernel {
             release: "6.8.0-45-generic".to_owned(),
             machine: "x86_64".to_owned(),

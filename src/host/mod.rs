@@ -24,6 +24,9 @@ use starter::paths::HostPath;
 
 use facts::{FuseDevice, Home, HostFacts, Kernel, PathFacts, PathKind, Terminal, UserNamespaces};
 
+/// The capability that mounts are asked for, see `capabilities(7)`.
+const CAP_SYS_ADMIN: u32 = 21;
+
 /// What a request needs to know beyond what every start needs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct What {
@@ -51,6 +54,7 @@ pub fn observe(what: &What) -> HostFacts {
         user,
         working_directory: working_directory::observe(),
         umask: observe_umask(),
+        may_mount: starter::sys::effective_capabilities().is_ok_and(|set| set >> CAP_SYS_ADMIN & 1 == 1),
         kernel: observe_kernel(),
         fuse: if what.fuse { observe_fuse(Path::new("/dev/fuse")) } else { FuseDevice::NotObserved },
         user_namespaces: UserNamespaces::NotObserved,

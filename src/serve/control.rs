@@ -1,48 +1,8 @@
-//! The socket between launcher and server: a message is two bytes and one descriptor.
-//!
-//! ```text
-//!   'F' index    a `/dev/fuse` descriptor, sent once the file system of image `index` is mounted
-//!   'N' 0        the mount namespace of the container, to be held until its owner ends
-//! ```
-//!
-//! Reading `/dev/fuse` before the mount fails, so the server waits for the first message.
+//! The server's end of the socket to the launcher; [`starter::image_server`] says what a message is.
 
-use nix::errno::Errno;
-use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
-use std::io::{self, IoSlice};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-
-const FUSE: u8 = b'F';
-const MOUNT_NAMESPACE: u8 = b'N';
-
-/// Hands the server the `/dev/fuse` descriptor of image `index`; the file system must be mounted.
-pub fn send_fuse(control: impl AsFd, index: u8, fuse: impl AsFd) -> io::Result<()> {
-    send(control.as_fd(), [FUSE, index], fuse.as_fd())
-}
-
-/// Hands the server the container's mount namespace: it closes it, and so takes the namespace down, when the owner
-/// has ended, so that nobody has to wait for that.
-pub fn send_mount_namespace(control: impl AsFd, namespace: impl AsFd) -> io::Result<()> {
-    send(control.as_fd(), [MOUNT_NAMESPACE, 0], namespace.as_fd())
-}
-
-fn send(control: BorrowedFd<'_>, message: [u8; 2], descriptor: BorrowedFd<'_>) -> io::Result<()> {
-    let descriptors = [descriptor.as_raw_fd()];
-    let control_message = [ControlMessage::ScmRights(&descriptors)];
-    loop {
-        match sendmsg::<()>(
-            control.as_raw_fd(),
-            &[IoSlice::new(&message)],
-            &control_message,
-            MsgFlags::MSG_NOSIGNAL,
-            None,
-        ) {
-            Ok(_) => return Ok(()),
-            Err(Errno::EINTR) => {}
-            Err(errno) => return Err(errno.into()),
-        }
-    }
-}
+use starter::image_server::{FUSE, MOUNT_NAMESPACE};
+use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd};
 
 #[derive(Debug)]
 pub(super) enum Message {
@@ -78,6 +38,8 @@ pub(super) fn receive(control: BorrowedFd<'_>) -> Message {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use starter::image_server::{send_fuse, send_mount_namespace};
+    use std::os::fd::AsFd;
     use std::os::unix::net::UnixStream;
 
     #[test]

@@ -20,8 +20,8 @@ mod served;
 mod threads;
 mod wire;
 
-pub use control::{send_fuse, send_mount_namespace};
 pub use invented::{Invented, InventedContent};
+pub use starter::image_server::{send_fuse, send_mount_namespace};
 
 use crate::squashfs::Reader;
 use std::os::fd::OwnedFd;

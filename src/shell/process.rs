@@ -38,9 +38,9 @@ pub struct ProcessWorld {
     running: Arc<Mutex<Vec<Pid>>>,
 }
 
-/// Runs the shell as a program: `-c SCRIPT [NAME [ARGUMENT…]]`; its exit code. The script, until it hands over to
+/// Runs the shell as a program with the variables of `environment`: `-c SCRIPT [NAME [ARGUMENT…]]`; its exit code. The script, until it hands over to
 /// another program by `exec`, may take no longer than `limit`.
-pub fn run(arguments: &[OsString], limit: Duration) -> u8 {
+pub fn run(arguments: &[OsString], environment: &[(Vec<u8>, Vec<u8>)], limit: Duration) -> u8 {
     let [option, script, rest @ ..] = arguments else { return usage() };
     if option != "-c" {
         return usage();
@@ -62,8 +62,8 @@ pub fn run(arguments: &[OsString], limit: Duration) -> u8 {
     });
     let directory = std::env::current_dir().unwrap_or_else(|_| "/".into());
     let mut shell = Shell::new(world, directory.as_os_str().as_bytes(), Fuel::new(FUEL));
-    for (name, value) in std::env::vars_os().filter(|(name, _)| super::is_name(name.as_bytes())) {
-        shell.define(name.as_bytes(), value.as_bytes(), true);
+    for (name, value) in environment.iter().filter(|(name, _)| super::is_name(name)) {
+        shell.define(name, value, true);
     }
     shell.define(b"PWD", directory.as_os_str().as_bytes(), true);
     if let Some((name, rest)) = rest.split_first() {

@@ -3,7 +3,9 @@
 //! `sifu` decides and writes a [`plan::LaunchPlan`]; this package understands it and changes the world accordingly.
 //! It parses no image format, draws no text beyond its own errors, and starts no thread.
 
+pub mod image_server;
 pub mod paths;
 pub mod perform;
 pub mod plan;
+pub mod supervise;
 pub mod sys;

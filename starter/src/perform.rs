@@ -1,1 +1,875 @@
-//! Performs a launch plan.
+//! Performs a launch plan: the world is changed here and nowhere else, a function for each kind of step.
+//!
+//! ```text
+//!   user namespace, maps        one thread; a child forked before runs newuidmap and newgidmap where a range is mapped
+//!   open /dev/fuse              in the new user namespace, or the kernel refuses the mount
+//!   mount and other namespaces  copies of the host's mounts become slaves, since the user namespace differs
+//!   (pid namespace: fork)       the parent waits, see `supervise`
+//!   sources                     every bind is copied before anything is attached, so that nothing hides a source
+//!   root                        attached over `/`; the process's own root is still the host's
+//!   steps                       targets are opened by descriptor inside the new root: no link leads out of it
+//!   the root becomes ours       chroot where no capability stays, else pivot_root
+//!   privileges                  bounding set, no_new_privs, all sets, seccomp
+//!   directory, umask, exec      in place: the command keeps the caller's process id
+//! ```
+//!
+//! Every mount is nosuid, and nodev unless the step is a `dev`: a plan has no words for anything else.
+
+use crate::image_server::{send_fuse, send_mount_namespace};
+use crate::paths::{ContainerPath, HostPath};
+use crate::plan::{Access, Command, IdRange, Identity, LaunchPlan, Need, Node, NodeContent, Step};
+use crate::supervise::{self, Ended};
+use crate::sys::{self, FsContext, mount_attr};
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat, openat2};
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::signal::Signal;
+use nix::sys::stat::{FileStat, Mode, SFlag, fchmod, fstat, mkdirat, umask};
+use nix::unistd::{chdir, chroot, execve, fchdir, sethostname, symlinkat};
+use std::convert::Infallible;
+use std::ffi::{CString, OsStr};
+use std::fmt;
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+
+/// A part of a launch that a host can refuse as a whole; the names are those that diagnoses use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    UnshareUser,
+    DenySetgroups,
+    WriteUidMap,
+    WriteGidMap,
+    RunNewuidmap,
+    RunNewgidmap,
+    OpenFuse,
+    UnshareMounts,
+    MakeSlave,
+    MountTmpfs,
+    MountFuse,
+    MountOverlay,
+    UnsharePid,
+    MountProc,
+    UnshareIpc,
+    UnshareUts,
+    UnshareNet,
+    PivotRoot,
+}
+
+/// Why a plan could not be performed.
+#[derive(Debug)]
+pub enum PerformError {
+    /// The host refused something that every such plan needs.
+    Stage { stage: Stage, errno: Errno },
+    /// One step failed.
+    Step { step: String, problem: StepProblem },
+    /// Nothing can be done without a server of images, and none was given.
+    NoServer,
+    /// Something that should never fail did.
+    System { doing: &'static str, errno: Errno },
+    /// None of the directories can be entered.
+    Directory { path: ContainerPath, errno: Errno },
+    /// The command was not started.
+    Command { name: Vec<u8>, errno: Errno },
+}
+
+/// What a step stumbled over.
+#[derive(Debug)]
+pub enum StepProblem {
+    /// The source on the host can't be used.
+    Source {
+        path: Vec<u8>,
+        errno: Errno,
+    },
+    /// The target can't be found or made.
+    Target {
+        path: ContainerPath,
+        errno: Errno,
+    },
+    /// One of source and target is a directory, the other is not.
+    Kinds {
+        source_is_directory: bool,
+        target: ContainerPath,
+    },
+    Mount {
+        errno: Errno,
+    },
+}
+
+impl fmt::Display for PerformError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Stage { stage, errno } => write!(f, "{stage:?}: {}", words(*errno)),
+            Self::Step { step, problem } => match problem {
+                StepProblem::Source { path, errno } => {
+                    write!(f, "cannot bind {}: {}", String::from_utf8_lossy(path), words(*errno))
+                }
+                StepProblem::Target { path, errno } => {
+                    write!(f, "cannot mount on {path} in the container: {} (`{step}`)", words(*errno))
+                }
+                StepProblem::Kinds { source_is_directory: true, target } => {
+                    write!(f, "cannot bind a directory over {target} in the container, which is a file (`{step}`)")
+                }
+                StepProblem::Kinds { source_is_directory: false, target } => {
+                    write!(f, "cannot bind a file over {target} in the container, which is a directory (`{step}`)")
+                }
+                StepProblem::Mount { errno } => write!(f, "cannot mount: {} (`{step}`)", words(*errno)),
+            },
+            Self::NoServer => f.write_str("the plan names an image and no image server was given"),
+            Self::System { doing, errno } => write!(f, "cannot {doing}: {}", words(*errno)),
+            Self::Directory { path, errno } => {
+                write!(f, "cannot start in {path} in the container: {}", words(*errno))
+            }
+            Self::Command { name, errno } => match errno {
+                Errno::ENOENT => write!(f, "cannot run {}: not found in the container", String::from_utf8_lossy(name)),
+                errno => write!(f, "cannot run {}: {}", String::from_utf8_lossy(name), words(*errno)),
+            },
+        }
+    }
+}
+
+impl std::error::Error for PerformError {}
+
+fn words(errno: Errno) -> String {
+    errno.desc().to_lowercase()
+}
+
+/// Something that was done otherwise than the plan says, worth telling.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Warning {
+    /// The first directory can't be entered; another was taken.
+    Directory { wanted: ContainerPath, taken: ContainerPath },
+    /// `/proc` shows the host's processes.
+    ProcOfHost,
+}
+
+impl fmt::Display for Warning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Directory { wanted, taken } => {
+                write!(f, "cannot start in {wanted}, which is not in the container; starting in {taken}")
+            }
+            Self::ProcOfHost => {
+                f.write_str("the kernel allows no /proc for these processes alone; it shows the host's")
+            }
+        }
+    }
+}
+
+/// A process inside the container, just before the command.
+#[derive(Debug)]
+pub struct Entered {
+    pub warnings: Vec<Warning>,
+    /// The plan's environment, with the directory that was taken.
+    pub environment: Vec<(Vec<u8>, Vec<u8>)>,
+}
+
+/// What [`launch`] comes to.
+#[derive(Debug)]
+pub enum Launched {
+    /// This process is inside.
+    Inside(Entered),
+    /// This process stayed outside as the command's parent, and the command has ended.
+    Ended(Ended),
+}
+
+/// Does everything of `plan` but its command. `server` is the socket to the image server.
+///
+/// The process must have one thread. After an error it is of no more use than to say so.
+pub fn launch(plan: &LaunchPlan, server: Option<BorrowedFd<'_>>) -> Result<Launched, PerformError> {
+    if plan.connections() > 0 && server.is_none() {
+        return Err(PerformError::NoServer);
+    }
+    let callers_umask = umask(Mode::empty());
+    let restore = plan.umask.map_or(callers_umask, |mask| Mode::from_bits_truncate(mask));
+    let reached = (|| {
+        become_somebody(&plan.identity)?;
+        let fuse = open_fuse(plan)?;
+        unshare_the_rest(plan)?;
+        if !plan.namespaces.pid {
+            return enter(plan, fuse, server).map(Launched::Inside);
+        }
+        match supervise::fork_first_process()? {
+            supervise::Forked::Parent(ended) => Ok(Launched::Ended(ended)),
+            supervise::Forked::Child(first) => {
+                let entered = enter(plan, fuse, server)?;
+                if plan.parent.init {
+                    first.stay_as_init()?;
+                }
+                Ok(Launched::Inside(entered))
+            }
+        }
+    })();
+    umask(restore);
+    reached
+}
+
+/// Becomes the command. Returns only if that fails.
+pub fn exec(plan: &LaunchPlan, environment: &[(Vec<u8>, Vec<u8>)]) -> PerformError {
+    match &plan.command {
+        Command::Program { arguments } => match exec_program(arguments, environment) {
+            Ok(never) => match never {},
+            Err(error) => error,
+        },
+        Command::EmbeddedShell { .. } => {
+            PerformError::System { doing: "run a shell of sifu's own here", errno: Errno::ENOSYS }
+        }
+    }
+}
+
+// ---- identity and namespaces ----
+
+fn become_somebody(identity: &Identity) -> Result<(), PerformError> {
+    match identity {
+        Identity::Privileged => Ok(()),
+        Identity::Keep { uid, gid } => {
+            let (outer_uid, outer_gid) = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
+            unshare_user()?;
+            map_one(*uid, outer_uid, *gid, outer_gid)
+        }
+        Identity::Root { uid, gid } => {
+            unshare_user()?;
+            map_one(0, *uid, 0, *gid)
+        }
+        Identity::Range { newuidmap, newgidmap, uids, gids } => map_ranges(newuidmap, newgidmap, uids, gids),
+    }
+}
+
+fn unshare_user() -> Result<(), PerformError> {
+    unshare(CloneFlags::CLONE_NEWUSER).map_err(|errno| PerformError::Stage { stage: Stage::UnshareUser, errno })
+}
+
+fn map_one(inside_uid: u32, uid: u32, inside_gid: u32, gid: u32) -> Result<(), PerformError> {
+    write_to("/proc/self/setgroups", "deny", Stage::DenySetgroups)?;
+    write_to("/proc/self/uid_map", &format!("{inside_uid} {uid} 1\n"), Stage::WriteUidMap)?;
+    write_to("/proc/self/gid_map", &format!("{inside_gid} {gid} 1\n"), Stage::WriteGidMap)
+}
+
+fn write_to(path: &str, text: &str, stage: Stage) -> Result<(), PerformError> {
+    let written = open(path, OFlag::O_WRONLY | OFlag::O_CLOEXEC, Mode::empty())
+        .and_then(|file| nix::unistd::write(&file, text.as_bytes()));
+    written.map(drop).map_err(|errno| PerformError::Stage { stage, errno })
+}
+
+/// A process in the namespace can map its own ids only. The helpers are privileged, and must run outside: in a child
+/// that was forked before.
+fn map_ranges(
+    newuidmap: &HostPath,
+    newgidmap: &HostPath,
+    uids: &[IdRange],
+    gids: &[IdRange],
+) -> Result<(), PerformError> {
+    const UIDS_FAILED: u8 = 1;
+    const GIDS_FAILED: u8 = 2;
+    let system = |doing| move |error: std::io::Error| PerformError::System { doing, errno: errno_of(&error) };
+    let (mut waiting, go) = std::io::pipe().map_err(system("make a pipe"))?;
+    let this = std::process::id();
+    let child = sys::fork_child(|| {
+        let mut byte = [0];
+        if waiting.read_exact(&mut byte).is_err() {
+            return 0;
+        }
+        let run = |helper: &HostPath, ranges: &[IdRange]| {
+            let mut command = std::process::Command::new(helper.as_path());
+            command.arg(this.to_string());
+            for range in ranges {
+                command.args([range.inside, range.outside, range.count].map(|number| number.to_string()));
+            }
+            command.stdin(std::process::Stdio::null()).status().is_ok_and(|status| status.success())
+        };
+        if !run(newuidmap, uids) {
+            return UIDS_FAILED;
+        }
+        if !run(newgidmap, gids) {
+            return GIDS_FAILED;
+        }
+        0
+    })
+    .map_err(system("fork"))?;
+    let unshared = unshare_user();
+    if unshared.is_ok() {
+        let mut go = &go;
+        go.write_all(b"g").map_err(system("wake the process that maps ids"))?;
+    }
+    drop(go);
+    let status =
+        supervise::wait_for(child).map_err(|errno| PerformError::System { doing: "wait for a child", errno })?;
+    unshared?;
+    match std::process::ExitStatus::from_raw(status).code() {
+        Some(0) => {}
+        Some(code) if code == i32::from(GIDS_FAILED) => {
+            return Err(PerformError::Stage { stage: Stage::RunNewgidmap, errno: Errno::EPERM });
+        }
+        _ => return Err(PerformError::Stage { stage: Stage::RunNewuidmap, errno: Errno::EPERM }),
+    }
+    // The ids are mapped: this process is root in the namespace already, the caller's id being its root.
+    Ok(())
+}
+
+fn errno_of(error: &std::io::Error) -> Errno {
+    error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)
+}
+
+fn open_fuse(plan: &LaunchPlan) -> Result<Vec<OwnedFd>, PerformError> {
+    (0..plan.connections())
+        .map(|_| {
+            open("/dev/fuse", OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty())
+                .map_err(|errno| PerformError::Stage { stage: Stage::OpenFuse, errno })
+        })
+        .collect()
+}
+
+fn unshare_the_rest(plan: &LaunchPlan) -> Result<(), PerformError> {
+    let n = plan.namespaces;
+    let kinds = [
+        (true, CloneFlags::CLONE_NEWNS, Stage::UnshareMounts),
+        (n.ipc, CloneFlags::CLONE_NEWIPC, Stage::UnshareIpc),
+        (n.uts, CloneFlags::CLONE_NEWUTS, Stage::UnshareUts),
+        (n.net, CloneFlags::CLONE_NEWNET, Stage::UnshareNet),
+        (n.pid, CloneFlags::CLONE_NEWPID, Stage::UnsharePid),
+    ];
+    for (_, flag, stage) in kinds.into_iter().filter(|(wanted, _, _)| *wanted) {
+        unshare(flag).map_err(|errno| PerformError::Stage { stage, errno })?;
+    }
+    // In a user namespace of its own the copies are slaves already.
+    let propagation = match (plan.private_mounts, &plan.identity) {
+        (true, _) => Some(MsFlags::MS_PRIVATE),
+        (false, Identity::Privileged) => Some(MsFlags::MS_SLAVE),
+        (false, _) => None,
+    };
+    if let Some(kind) = propagation {
+        let none: Option<&str> = None;
+        mount(none, "/", none, MsFlags::MS_REC | kind, none)
+            .map_err(|errno| PerformError::Stage { stage: Stage::MakeSlave, errno })?;
+    }
+    if n.net {
+        sys::bring_up_loopback()
+            .map_err(|errno| PerformError::System { doing: "bring up the loopback interface", errno })?;
+    }
+    if let Some(name) = &plan.hostname {
+        sethostname(OsStr::from_bytes(name))
+            .map_err(|errno| PerformError::System { doing: "set the host name", errno })?;
+    }
+    Ok(())
+}
+
+// ---- the mount tree ----
+
+/// What a step mounts, opened before the root is attached.
+enum Source {
+    Mount(OwnedFd),
+    None,
+    /// An optional source that is not there.
+    Absent,
+}
+
+/// The tree that the command will see.
+struct Container {
+    /// The root, as the steps see it.
+    root: OwnedFd,
+}
+
+fn enter(plan: &LaunchPlan, fuse: Vec<OwnedFd>, server: Option<BorrowedFd<'_>>) -> Result<Entered, PerformError> {
+    let keep = plan.capabilities.keep;
+    let privileged = plan.identity == Identity::Privileged;
+    // Done early: it costs as much as the server needs to come up.
+    sys::bound_capabilities(keep).map_err(|errno| PerformError::System { doing: "drop capabilities", errno })?;
+    let mut warnings = Vec::new();
+    let mut sources = Vec::with_capacity(plan.steps.len());
+    for step in &plan.steps {
+        sources.push(open_source(step)?);
+    }
+    let host_proc = plan
+        .steps
+        .iter()
+        .any(|step| matches!(step, Step::Proc { or_host: true, .. }))
+        .then(|| sys::open_tree(None, Path::new("/proc"), true).ok())
+        .flatten();
+    let mut images = mount_images(fuse, server, plan)?;
+    prepare(plan, &images, &mut sources)?;
+    let mut container: Option<Container> = None;
+    for (step, source) in plan.steps.iter().zip(sources) {
+        match (step, source, &mut container) {
+            (Step::RootServed { connection }, _, None) => {
+                let image = images.get_mut(*connection).and_then(Option::take).ok_or(PerformError::NoServer)?;
+                let root = attach_root(image)?;
+                prime(&root);
+                container = Some(Container { root });
+            }
+            (Step::RootDirectory { .. }, Source::Mount(directory), None) => {
+                container = Some(Container { root: attach_root(directory)? });
+            }
+            (Step::HostDirectory { .. }, _, _) => {}
+            (_, source, Some(container)) => {
+                if let Some(warning) = container.perform(step, source, host_proc.as_ref())? {
+                    warnings.push(warning);
+                }
+            }
+            (step, _, None) => return Err(step_error(step, StepProblem::Mount { errno: Errno::EINVAL })),
+        }
+    }
+    let Some(container) = container else {
+        return Err(PerformError::System { doing: "enter a container without a root", errno: Errno::EINVAL });
+    };
+    let namespace =
+        server.map(|control| (control, open("/proc/self/ns/mnt", OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())));
+    let pivot = |errno| PerformError::Stage { stage: Stage::PivotRoot, errno };
+    fchdir(&container.root).map_err(pivot)?;
+    if keep == 0 {
+        // Nobody inside can mount: the host's tree below is out of reach, and finding every process of the node whose
+        // root it is, as pivot_root does, is not needed.
+        chroot(".").map_err(pivot)?;
+    } else {
+        sys::pivot_root_here().map_err(pivot)?;
+    }
+    chdir("/").map_err(pivot)?;
+    drop(container);
+    if let Some((control, Ok(namespace))) = namespace {
+        // A server that has gone away is noticed by the command, not here.
+        let _ = send_mount_namespace(control, &namespace);
+    }
+    nix::sys::prctl::set_no_new_privs()
+        .map_err(|errno| PerformError::System { doing: "give up new privileges", errno })?;
+    let everything = privileged && keep == u64::MAX;
+    if !everything {
+        let mine = sys::effective_capabilities().unwrap_or(0);
+        sys::keep_capabilities(keep & mine)
+            .map_err(|errno| PerformError::System { doing: "drop capabilities", errno })?;
+    }
+    sys::default_signal(Signal::SIGPIPE).map_err(|errno| PerformError::System { doing: "restore a signal", errno })?;
+    let mut environment = plan.environment.clone();
+    enter_directory(plan, &mut environment, &mut warnings)?;
+    if !plan.seccomp.is_empty() {
+        sys::install_seccomp(&plan.seccomp)
+            .map_err(|errno| PerformError::System { doing: "install the seccomp filter", errno })?;
+    }
+    Ok(Entered { warnings, environment })
+}
+
+fn step_error(step: &Step, problem: StepProblem) -> PerformError {
+    PerformError::Step { step: step.to_string(), problem }
+}
+
+fn open_source(step: &Step) -> Result<Source, PerformError> {
+    let copied = |source: &HostPath, need: Need, attributes: u64| {
+        let copy = sys::open_tree(None, source.as_path(), true)
+            .and_then(|copy| sys::mount_setattr(copy.as_fd(), attributes, true).map(|()| copy));
+        match copy {
+            Ok(copy) => Ok(Source::Mount(copy)),
+            Err(_) if need == Need::Optional => Ok(Source::Absent),
+            Err(errno) => Err(step_error(step, StepProblem::Source { path: source.as_bytes().to_vec(), errno })),
+        }
+    };
+    let restricted = |access| match access {
+        Access::ReadOnly => mount_attr::NOSUID | mount_attr::NODEV | mount_attr::RDONLY,
+        Access::ReadWrite => mount_attr::NOSUID | mount_attr::NODEV,
+    };
+    match step {
+        Step::RootDirectory { source, access } => copied(source, Need::Required, restricted(*access)),
+        Step::Bind { source, access, need, .. } => copied(source, *need, restricted(*access)),
+        Step::Device { source, need, .. } => copied(source, *need, mount_attr::NOSUID),
+        Step::HostDirectory { path, mode } => {
+            let made = std::fs::create_dir_all(path).and_then(|()| {
+                let directory = File::open(path)?;
+                // Only what was made here is ours to change; a directory of somebody else stays as it is.
+                let _ = fchmod(&directory, Mode::from_bits_truncate(*mode));
+                Ok(())
+            });
+            made.map(|()| Source::None).map_err(|error| {
+                step_error(step, StepProblem::Source { path: path.as_bytes().to_vec(), errno: errno_of(&error) })
+            })
+        }
+        Step::RootServed { .. }
+        | Step::Image { .. }
+        | Step::RootLayer { .. }
+        | Step::Tmpfs { .. }
+        | Step::File { .. }
+        | Step::Proc { .. }
+        | Step::Devpts { .. }
+        | Step::Mqueue { .. }
+        | Step::Make { .. } => Ok(Source::None),
+    }
+}
+
+/// Mounts the file systems of all connections, attached nowhere yet, and hands their descriptors to the server.
+fn mount_images(
+    fuse: Vec<OwnedFd>,
+    server: Option<BorrowedFd<'_>>,
+    plan: &LaunchPlan,
+) -> Result<Vec<Option<OwnedFd>>, PerformError> {
+    let (uid, gid) = match plan.identity {
+        Identity::Keep { uid, gid } => (uid, gid),
+        Identity::Root { .. } | Identity::Range { .. } | Identity::Privileged => (0, 0),
+    };
+    let mut mounts = Vec::new();
+    for (index, fuse) in fuse.into_iter().enumerate() {
+        let mounted = (|| {
+            let context = FsContext::open(c"fuse")?;
+            context.set(c"source", "sifu")?;
+            context.set(c"subtype", "sifu")?;
+            context.set(c"fd", &fuse.as_raw_fd().to_string())?;
+            context.set(c"rootmode", "40000")?;
+            context.set(c"user_id", &uid.to_string())?;
+            context.set(c"group_id", &gid.to_string())?;
+            context.set_flag(c"default_permissions")?;
+            context.set_flag(c"allow_other")?;
+            context.set_flag(c"ro")?;
+            context.mount(mount_attr::RDONLY | mount_attr::NOSUID | mount_attr::NODEV)
+        })();
+        let mounted = mounted.map_err(|errno| PerformError::Stage { stage: Stage::MountFuse, errno })?;
+        let (Some(server), Ok(index)) = (server, u8::try_from(index)) else { return Err(PerformError::NoServer) };
+        // If both ends of the connection stayed open here, a server that dies would leave this process waiting for it.
+        send_fuse(server, index, &fuse)
+            .map_err(|error| PerformError::System { doing: "reach the image server", errno: errno_of(&error) })?;
+        mounts.push(Some(mounted));
+    }
+    Ok(mounts)
+}
+
+/// Makes the sources that are part of something of ours: generated files, directories of images. The kernel copies a
+/// part only of a mount that is attached, so these are attached first, where the root will hide them.
+fn prepare(plan: &LaunchPlan, images: &[Option<OwnedFd>], sources: &mut [Source]) -> Result<(), PerformError> {
+    let mut session: Option<OwnedFd> = None;
+    let mut attached = vec![false; images.len()];
+    for (index, (step, source)) in plan.steps.iter().zip(sources).enumerate() {
+        let made = match step {
+            Step::File { mode, content, .. } => (|| {
+                let directory = match session.take() {
+                    Some(directory) => directory,
+                    None => {
+                        let directory = tmpfs(0o755, None)?;
+                        attach_over_host(&directory)?;
+                        directory
+                    }
+                };
+                let name = format!("file{index}");
+                write_new(&directory, OsStr::new(&name), *mode, content)?;
+                let file = sys::open_tree(Some(directory.as_fd()), Path::new(&name), false)?;
+                sys::mount_setattr(file.as_fd(), mount_attr::RDONLY | mount_attr::NOSUID | mount_attr::NODEV, false)?;
+                session = Some(directory);
+                Ok(file)
+            })(),
+            Step::Image { connection, subdirectory, .. } => (|| {
+                let image = images.get(*connection).and_then(Option::as_ref).ok_or(Errno::EBADF)?;
+                if !std::mem::replace(&mut attached[*connection], true) {
+                    attach_over_host(image)?;
+                }
+                let part = open_inside(image, subdirectory, OFlag::O_PATH)?;
+                sys::open_tree(Some(part.as_fd()), Path::new(""), false)
+            })(),
+            _ => continue,
+        };
+        *source = Source::Mount(made.map_err(|errno| step_error(step, StepProblem::Mount { errno }))?);
+    }
+    Ok(())
+}
+
+/// Attaches a mount over the host's root, and over what is there already.
+fn attach_over_host(mount: &OwnedFd) -> nix::Result<()> {
+    let root = open("/", OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?;
+    sys::move_mount(mount.as_fd(), root.as_fd())
+}
+
+fn attach_root(mount: OwnedFd) -> Result<OwnedFd, PerformError> {
+    attach_over_host(&mount).map_err(|errno| PerformError::System { doing: "attach the container's root", errno })?;
+    Ok(mount)
+}
+
+/// Lists the root once: the kernel then knows every name at the top, and asks the server for none of them again.
+fn prime(root: &OwnedFd) {
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    if let Ok(mut directory) = nix::dir::Dir::openat(root, ".", flags, Mode::empty()) {
+        directory.iter().for_each(drop);
+    }
+}
+
+impl Container {
+    fn perform(
+        &mut self,
+        step: &Step,
+        source: Source,
+        host_proc: Option<&OwnedFd>,
+    ) -> Result<Option<Warning>, PerformError> {
+        let failed = |problem| step_error(step, problem);
+        let mounted = |errno| step_error(step, StepProblem::Mount { errno });
+        match (step, source) {
+            (_, Source::Absent) => {}
+            (Step::Bind { target, need, create, .. }, Source::Mount(source)) => {
+                self.attach(&source, target, *create).or_else(|problem| excuse(*need, problem)).map_err(failed)?;
+            }
+            (Step::Device { target, need, .. }, Source::Mount(source)) => {
+                self.attach(&source, target, true).or_else(|problem| excuse(*need, problem)).map_err(failed)?;
+            }
+            (Step::Image { target, create, .. }, Source::Mount(part)) => {
+                self.attach(&part, target, *create).map_err(failed)?;
+            }
+            (Step::File { target, .. }, Source::Mount(file)) => self.attach(&file, target, false).map_err(failed)?,
+            (Step::RootLayer { access, size_bytes, nodes }, _) => {
+                let overlay = self
+                    .overlay(*access, *size_bytes, nodes)
+                    .map_err(|errno| PerformError::Stage { stage: Stage::MountOverlay, errno })?;
+                self.root = attach_root(overlay)?;
+            }
+            (Step::Tmpfs { target, mode, size_bytes, create }, _) => {
+                let made = tmpfs(*mode, *size_bytes);
+                let made = made.map_err(|errno| PerformError::Stage { stage: Stage::MountTmpfs, errno })?;
+                self.attach(&made, target, *create).map_err(failed)?;
+            }
+            (Step::Proc { target, or_host }, _) => {
+                let made = FsContext::open(c"proc").and_then(|proc| proc.mount(mount_attr::NOSUID | mount_attr::NODEV));
+                match (made, host_proc) {
+                    (Ok(proc), _) => self.attach(&proc, target, false).map_err(failed)?,
+                    (Err(Errno::EPERM), Some(host)) if *or_host => {
+                        self.attach(host, target, false).map_err(failed)?;
+                        return Ok(Some(Warning::ProcOfHost));
+                    }
+                    (Err(errno), _) => return Err(PerformError::Stage { stage: Stage::MountProc, errno }),
+                }
+            }
+            (Step::Devpts { target }, _) => {
+                let devpts = FsContext::open(c"devpts").and_then(|context| {
+                    context.set_flag(c"newinstance")?;
+                    context.set(c"ptmxmode", "0666")?;
+                    context.set(c"mode", "0620")?;
+                    context.mount(mount_attr::NOSUID)
+                });
+                self.attach(&devpts.map_err(mounted)?, target, true).map_err(failed)?;
+            }
+            (Step::Mqueue { target }, _) => {
+                let mqueue = FsContext::open(c"mqueue").and_then(|m| m.mount(mount_attr::NOSUID | mount_attr::NODEV));
+                self.attach(&mqueue.map_err(mounted)?, target, true).map_err(failed)?;
+            }
+            (Step::Make { node, need }, _) => make_inside(&self.root, node)
+                .or_else(|errno| excuse(*need, StepProblem::Target { path: node.path.clone(), errno }))
+                .map_err(failed)?,
+            // A second root, or a source that does not fit its step.
+            _ => return Err(mounted(Errno::EINVAL)),
+        }
+        Ok(None)
+    }
+
+    /// Attaches `mount` at `target` inside the root.
+    fn attach(&self, mount: &OwnedFd, target: &ContainerPath, create: bool) -> Result<(), StepProblem> {
+        let wrong = |errno| StepProblem::Target { path: target.clone(), errno };
+        let source_is_directory = is_directory(&fstat(mount).map_err(|errno| StepProblem::Mount { errno })?);
+        let open_target = || open_inside(&self.root, target, OFlag::O_PATH);
+        let place = match open_target() {
+            Ok(place) => place,
+            Err(Errno::ENOENT) if create => {
+                let (content, mode) = match source_is_directory {
+                    true => (NodeContent::Directory, 0o755),
+                    false => (NodeContent::File(Vec::new()), 0o644),
+                };
+                make_inside(&self.root, &Node { path: target.clone(), mode, content }).map_err(wrong)?;
+                open_target().map_err(wrong)?
+            }
+            Err(errno) => return Err(wrong(errno)),
+        };
+        if fstat(&place).is_ok_and(|stat| is_directory(&stat) != source_is_directory) {
+            return Err(StepProblem::Kinds { source_is_directory, target: target.clone() });
+        }
+        sys::move_mount(mount.as_fd(), place.as_fd()).map_err(|errno| StepProblem::Mount { errno })
+    }
+
+    /// Joins the root with a fresh tmpfs that holds `nodes`.
+    fn overlay(&self, access: Access, size_bytes: Option<u64>, nodes: &[Node]) -> nix::Result<OwnedFd> {
+        let layer = tmpfs(0o755, size_bytes)?;
+        // Overlayfs takes layers that are attached.
+        attach_over_host(&layer)?;
+        let directory = |name| {
+            mkdirat(&layer, name, Mode::S_IRWXU)?;
+            let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+            openat(&layer, name, flags, Mode::empty())
+        };
+        let (upper, work) = (directory("upper")?, directory("work")?);
+        fchmod(&upper, Mode::from_bits_truncate(fstat(&self.root)?.st_mode & 0o7777))?;
+        for node in nodes {
+            self.copy_parents(&upper, &node.path)?;
+            make_inside(&upper, node)?;
+        }
+        let at = |fd: &OwnedFd| format!("/proc/self/fd/{}", fd.as_raw_fd());
+        let context = FsContext::open(c"overlay")?;
+        context.set(c"source", "sifu")?;
+        match access {
+            Access::ReadOnly => {
+                context.set(c"lowerdir", &format!("{}:{}", at(&upper), at(&self.root)))?;
+                context.mount(mount_attr::RDONLY | mount_attr::NOSUID | mount_attr::NODEV)
+            }
+            Access::ReadWrite => {
+                context.set(c"lowerdir", &at(&self.root))?;
+                context.set(c"upperdir", &at(&upper))?;
+                context.set(c"workdir", &at(&work))?;
+                // The attributes that overlayfs keeps by itself are for real root; these anyone can write.
+                context.set_flag(c"userxattr")?;
+                context.mount(mount_attr::NOSUID | mount_attr::NODEV)
+            }
+        }
+    }
+
+    /// Gives the directories on the way to a node of the layer the modes that they have in the root.
+    fn copy_parents(&self, upper: &OwnedFd, path: &ContainerPath) -> nix::Result<()> {
+        let mut at = ContainerPath::root();
+        let parent = path.parent();
+        for name in parent.components() {
+            at = at.join(name).map_err(|_| Errno::EINVAL)?;
+            if open_inside(upper, &at, OFlag::O_PATH).is_ok() {
+                continue;
+            }
+            let mode =
+                open_inside(&self.root, &at, OFlag::O_PATH).and_then(fstat).map_or(0o755, |stat| stat.st_mode & 0o7777);
+            make_inside(upper, &Node { path: at.clone(), mode, content: NodeContent::Directory })?;
+        }
+        Ok(())
+    }
+}
+
+/// An optional step may fail.
+fn excuse(need: Need, problem: StepProblem) -> Result<(), StepProblem> {
+    match need {
+        Need::Required => Err(problem),
+        Need::Optional => Ok(()),
+    }
+}
+
+fn is_directory(stat: &FileStat) -> bool {
+    SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT == SFlag::S_IFDIR
+}
+
+fn tmpfs(mode: u32, size_bytes: Option<u64>) -> nix::Result<OwnedFd> {
+    let context = FsContext::open(c"tmpfs")?;
+    context.set(c"source", "sifu")?;
+    context.set(c"mode", &format!("{mode:o}"))?;
+    if let Some(size) = size_bytes {
+        context.set(c"size", &size.to_string())?;
+    }
+    context.mount(mount_attr::NOSUID | mount_attr::NODEV)
+}
+
+/// Opens `path` inside `root`: symbolic links, whoever made them, are followed there and never out of it.
+fn open_inside(root: &OwnedFd, path: &ContainerPath, flags: OFlag) -> nix::Result<OwnedFd> {
+    let resolve = ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS;
+    let how = OpenHow::new().flags(flags | OFlag::O_CLOEXEC).resolve(resolve);
+    let mut opened = openat2(root, path.relative(), how);
+    // EAGAIN: something was renamed meanwhile, and the kernel could not tell whether the path had left the root.
+    for _ in 0..16 {
+        if !matches!(opened, Err(Errno::EAGAIN)) {
+            break;
+        }
+        opened = openat2(root, path.relative(), how);
+    }
+    opened
+}
+
+/// Makes a node inside `root`, and the directories on the way that are missing. What is there already stays.
+fn make_inside(root: &OwnedFd, node: &Node) -> nix::Result<()> {
+    let mut directory = open_inside(root, &ContainerPath::root(), OFlag::O_PATH)?;
+    let mut at = ContainerPath::root();
+    let parent = node.path.parent();
+    for name in parent.components() {
+        at = at.join(name).map_err(|_| Errno::EINVAL)?;
+        directory = match open_inside(root, &at, OFlag::O_PATH) {
+            Err(Errno::ENOENT) => {
+                mkdirat(&directory, OsStr::from_bytes(name), Mode::from_bits_truncate(0o755))?;
+                open_inside(root, &at, OFlag::O_PATH)?
+            }
+            opened => opened?,
+        };
+    }
+    let name = OsStr::from_bytes(node.path.name());
+    let made = match &node.content {
+        NodeContent::Directory => mkdirat(&directory, name, Mode::from_bits_truncate(node.mode)),
+        NodeContent::File(content) => write_new(&directory, name, node.mode, content),
+        NodeContent::Symlink(target) => symlinkat(OsStr::from_bytes(target), &directory, name),
+    };
+    match made {
+        Err(Errno::EEXIST) => Ok(()),
+        made => made,
+    }
+}
+
+/// Writes a file that must not be there yet.
+fn write_new(directory: &OwnedFd, name: &OsStr, mode: u32, content: &[u8]) -> nix::Result<()> {
+    let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC;
+    let file = openat(directory, name, flags, Mode::from_bits_truncate(mode))?;
+    File::from(file).write_all(content).map_err(|error| errno_of(&error))
+}
+
+// ---- the last steps ----
+
+fn enter_directory(
+    plan: &LaunchPlan,
+    environment: &mut Vec<(Vec<u8>, Vec<u8>)>,
+    warnings: &mut Vec<Warning>,
+) -> Result<(), PerformError> {
+    let mut first_error = None;
+    for candidate in &plan.directory.candidates {
+        match chdir(candidate.as_path()) {
+            Ok(()) => {
+                if let Some((wanted, _)) = &first_error {
+                    let (wanted, taken) = (ContainerPath::clone(wanted), candidate.clone());
+                    for (_, value) in environment.iter_mut().filter(|(name, _)| name == b"PWD") {
+                        *value = taken.as_bytes().to_vec();
+                    }
+                    warnings.push(Warning::Directory { wanted, taken });
+                }
+                return Ok(());
+            }
+            Err(errno) => {
+                first_error.get_or_insert((candidate.clone(), errno));
+            }
+        }
+    }
+    match first_error {
+        Some((path, errno)) => Err(PerformError::Directory { path, errno }),
+        None => Ok(()),
+    }
+}
+
+fn exec_program(arguments: &[Vec<u8>], environment: &[(Vec<u8>, Vec<u8>)]) -> Result<Infallible, PerformError> {
+    let name = arguments.first().cloned().unwrap_or_default();
+    let failed = |errno| PerformError::Command { name: name.clone(), errno };
+    let text = |bytes: &[u8]| CString::new(bytes).map_err(|_| failed(Errno::EINVAL));
+    let words = arguments.iter().map(|word| text(word)).collect::<Result<Vec<_>, _>>()?;
+    let pairs = environment
+        .iter()
+        .map(|(name, value)| text(&[name.as_slice(), b"=", value].concat()))
+        .collect::<Result<Vec<_>, _>>()?;
+    let candidates: Vec<Vec<u8>> = if name.is_empty() {
+        return Err(failed(Errno::ENOENT));
+    } else if name.contains(&b'/') {
+        vec![name.clone()]
+    } else {
+        let path = environment.iter().find(|(name, _)| name == b"PATH").map_or(&b""[..], |(_, value)| value);
+        path.split(|&b| b == b':')
+            // An empty entry stands for the current directory.
+            .map(|directory| if directory.is_empty() { b"." } else { directory })
+            .map(|directory| [directory, b"/", &name].concat())
+            .collect()
+    };
+    let mut worst = Errno::ENOENT;
+    for candidate in candidates {
+        let program = text(&candidate)?;
+        let errno = match execve(&program, &words, &pairs) {
+            Ok(never) => match never {},
+            Err(errno) => errno,
+        };
+        match errno {
+            Errno::ENOENT | Errno::ENOTDIR => {}
+            // On the way to a program of that name further down the path.
+            Errno::EACCES => worst = Errno::EACCES,
+            // A script without a first line that names its interpreter.
+            Errno::ENOEXEC => {
+                let mut shell = vec![text(b"/bin/sh")?, program];
+                shell.extend(words.iter().skip(1).cloned());
+                let Err(errno) = execve(c"/bin/sh", &shell, &pairs);
+                return Err(failed(if errno == Errno::ENOENT { Errno::ENOEXEC } else { errno }));
+            }
+            errno => return Err(failed(errno)),
+        }
+    }
+    Err(failed(worst))
+}

@@ -186,3 +186,354 @@ pub fn lower_thread_priority() {
     // SAFETY: takes numbers only; 0 means the calling thread, since Linux keeps a nice value for each.
     unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, 19) };
 }
+
+// ---- a process that nobody waits for ----
+
+/// Runs `work` in a child process that the caller's own waits never report: its end sends no signal, and only a wait
+/// for all kinds of children sees it. A tracer of this process does not get the child either.
+///
+/// The same holds for `work` as in [`fork_child`].
+pub fn fork_unseen(work: impl FnOnce() -> u8) -> std::io::Result<i32> {
+    // The exit signal, the lowest byte, is 0.
+    let flags = libc::c_long::from(libc::CLONE_UNTRACED);
+    // SAFETY: without CLONE_VM this is a fork: a null stack means that the child goes on with its copy of this one, and
+    // the other pointers are not used without their flags. What the C library caches of the thread's id is stale in
+    // the child; it asks the kernel wherever that counts, and so does this program. As in `fork_child`, the child
+    // leaves by `_exit`.
+    let pid = unsafe { libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0) };
+    match pid {
+        -1 => Err(std::io::Error::last_os_error()),
+        0 => {
+            let code = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).unwrap_or(255);
+            exit_immediately(i32::from(code))
+        }
+        pid => Ok(pid as i32),
+    }
+}
+
+/// Opens a descriptor for a process, which polls as readable once the process has ended; closed on exec.
+pub fn pidfd_open(pid: i32) -> nix::Result<std::os::fd::OwnedFd> {
+    // SAFETY: takes two numbers.
+    owned(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) })
+}
+
+/// Gives an inherited descriptor an owner, and closes it on exec; `None` if it is not open.
+pub fn inherited_fd(number: i32) -> Option<std::os::fd::OwnedFd> {
+    use std::os::fd::FromRawFd;
+    // SAFETY: takes numbers only.
+    let result = unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) };
+    // SAFETY: the descriptor is open, as the call has just shown; it was handed over to this process by number, and
+    // whoever starts this process by that convention gives it no other owner.
+    (result == 0).then(|| unsafe { std::os::fd::OwnedFd::from_raw_fd(number) })
+}
+
+/// A descriptor that a system call has just made.
+fn owned(result: libc::c_long) -> nix::Result<std::os::fd::OwnedFd> {
+    use std::os::fd::FromRawFd;
+    let raw = nix::errno::Errno::result(result)?;
+    // SAFETY: the kernel has just made this descriptor for us; nobody else knows it.
+    Ok(unsafe { std::os::fd::OwnedFd::from_raw_fd(raw as libc::c_int) })
+}
+
+// ---- mounts by descriptors (Linux 5.2, mount_setattr 5.12) ----
+
+/// Attributes of a mount, to be set; see `mount_setattr(2)`.
+pub mod mount_attr {
+    pub const RDONLY: u64 = 1;
+    pub const NOSUID: u64 = 2;
+    pub const NODEV: u64 = 4;
+}
+
+const OPEN_TREE_CLONE: libc::c_uint = 1;
+const OPEN_TREE_CLOEXEC: libc::c_uint = libc::O_CLOEXEC as libc::c_uint;
+const AT_RECURSIVE: libc::c_uint = 0x8000;
+const MOVE_MOUNT_F_EMPTY_PATH: libc::c_uint = 0x04;
+const MOVE_MOUNT_T_EMPTY_PATH: libc::c_uint = 0x40;
+const FSOPEN_CLOEXEC: libc::c_uint = 1;
+const FSMOUNT_CLOEXEC: libc::c_uint = 1;
+const FSCONFIG_SET_FLAG: libc::c_uint = 0;
+const FSCONFIG_SET_STRING: libc::c_uint = 1;
+const FSCONFIG_CMD_CREATE: libc::c_uint = 6;
+
+/// Copies the mount at `path` (relative to `directory`; empty for `directory` itself), with all below it if
+/// `recursive`. The copy is attached nowhere.
+pub fn open_tree(
+    directory: Option<std::os::fd::BorrowedFd<'_>>,
+    path: &std::path::Path,
+    recursive: bool,
+) -> nix::Result<std::os::fd::OwnedFd> {
+    use nix::NixPath;
+    use std::os::fd::AsRawFd;
+    let directory = directory.map_or(libc::AT_FDCWD, |fd| fd.as_raw_fd());
+    let mut flags = OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC;
+    if recursive {
+        flags |= AT_RECURSIVE;
+    }
+    if path.as_os_str().is_empty() {
+        flags |= libc::AT_EMPTY_PATH as libc::c_uint;
+    }
+    owned(path.with_nix_path(|path| {
+        // SAFETY: the path is NUL-terminated and outlives the call, which only reads it.
+        unsafe { libc::syscall(libc::SYS_open_tree, directory, path.as_ptr(), flags) }
+    })?)
+}
+
+/// Attaches the mount of `mount` at what `target` refers to.
+pub fn move_mount(mount: std::os::fd::BorrowedFd<'_>, target: std::os::fd::BorrowedFd<'_>) -> nix::Result<()> {
+    use std::os::fd::AsRawFd;
+    let flags = MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH;
+    let (from, to) = (mount.as_raw_fd(), target.as_raw_fd());
+    // SAFETY: both paths are empty static strings; the rest are numbers.
+    let result = unsafe { libc::syscall(libc::SYS_move_mount, from, c"".as_ptr(), to, c"".as_ptr(), flags) };
+    nix::errno::Errno::result(result).map(drop)
+}
+
+/// Sets attributes (see [`mount_attr`]) of the mount of `mount`, and of all below it if `recursive`.
+pub fn mount_setattr(mount: std::os::fd::BorrowedFd<'_>, attributes: u64, recursive: bool) -> nix::Result<()> {
+    use std::os::fd::AsRawFd;
+    /// `struct mount_attr`: set, clear, propagation, user namespace.
+    #[repr(C)]
+    struct MountAttr([u64; 4]);
+    let attr = MountAttr([attributes, 0, 0, 0]);
+    let mut flags = libc::AT_EMPTY_PATH as libc::c_uint;
+    if recursive {
+        flags |= AT_RECURSIVE;
+    }
+    // SAFETY: the path is an empty static string; `attr` has the layout and the size that are stated, and outlives the
+    // call, which only reads it.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            mount.as_raw_fd(),
+            c"".as_ptr(),
+            flags,
+            &raw const attr,
+            size_of::<MountAttr>(),
+        )
+    };
+    nix::errno::Errno::result(result).map(drop)
+}
+
+/// A file system that is being configured, before it is mounted.
+#[derive(Debug)]
+pub struct FsContext(std::os::fd::OwnedFd);
+
+impl FsContext {
+    /// Begins a file system of a kind, such as `tmpfs`.
+    pub fn open(kind: &std::ffi::CStr) -> nix::Result<Self> {
+        // SAFETY: the name is NUL-terminated and outlives the call, which only reads it.
+        owned(unsafe { libc::syscall(libc::SYS_fsopen, kind.as_ptr(), FSOPEN_CLOEXEC) }).map(Self)
+    }
+
+    /// Sets an option that has a value.
+    pub fn set(&self, key: &std::ffi::CStr, value: &str) -> nix::Result<()> {
+        let value = std::ffi::CString::new(value).map_err(|_| nix::errno::Errno::EINVAL)?;
+        self.configure(FSCONFIG_SET_STRING, Some(key), Some(&value))
+    }
+
+    /// Sets an option that has none.
+    pub fn set_flag(&self, key: &std::ffi::CStr) -> nix::Result<()> {
+        self.configure(FSCONFIG_SET_FLAG, Some(key), None)
+    }
+
+    /// Makes the file system and a mount of it with attributes (see [`mount_attr`]), attached nowhere.
+    pub fn mount(self, attributes: u64) -> nix::Result<std::os::fd::OwnedFd> {
+        use std::os::fd::AsRawFd;
+        self.configure(FSCONFIG_CMD_CREATE, None, None)?;
+        // SAFETY: takes numbers only.
+        owned(unsafe {
+            libc::syscall(libc::SYS_fsmount, self.0.as_raw_fd(), FSMOUNT_CLOEXEC, attributes as libc::c_uint)
+        })
+    }
+
+    fn configure(
+        &self,
+        command: libc::c_uint,
+        key: Option<&std::ffi::CStr>,
+        value: Option<&std::ffi::CStr>,
+    ) -> nix::Result<()> {
+        use std::os::fd::AsRawFd;
+        let key = key.map_or(std::ptr::null(), std::ffi::CStr::as_ptr);
+        let value = value.map_or(std::ptr::null(), std::ffi::CStr::as_ptr);
+        // SAFETY: key and value are null or NUL-terminated strings that outlive the call, which only reads them; which
+        // of them a command needs, the kernel checks.
+        let result = unsafe { libc::syscall(libc::SYS_fsconfig, self.0.as_raw_fd(), command, key, value, 0) };
+        nix::errno::Errno::result(result).map(drop)
+    }
+}
+
+/// Makes the current directory the root, and detaches the old one.
+pub fn pivot_root_here() -> nix::Result<()> {
+    // SAFETY: both paths are static strings.
+    let result = unsafe { libc::syscall(libc::SYS_pivot_root, c".".as_ptr(), c".".as_ptr()) };
+    nix::errno::Errno::result(result)?;
+    // SAFETY: the path is a static string. The old root lies over the new one at `.`.
+    let result = unsafe { libc::umount2(c".".as_ptr(), libc::MNT_DETACH) };
+    nix::errno::Errno::result(result).map(drop)
+}
+
+// ---- privileges ----
+
+/// `struct __user_cap_header_struct` and its data for 64 capabilities, see `capget(2)`.
+const CAPABILITY_VERSION_3: u32 = 0x2008_0522;
+
+#[repr(C)]
+struct CapabilityHeader {
+    version: u32,
+    pid: libc::c_int,
+}
+
+/// Effective, permitted and inheritable, the low 32 bits, then the high ones.
+type CapabilityData = [[u32; 3]; 2];
+
+/// The effective capabilities of this thread, a bit each.
+pub fn effective_capabilities() -> nix::Result<u64> {
+    let mut header = CapabilityHeader { version: CAPABILITY_VERSION_3, pid: 0 };
+    let mut data: CapabilityData = [[0; 3]; 2];
+    // SAFETY: header and data have the layout of version 3 and outlive the call.
+    let result = unsafe { libc::syscall(libc::SYS_capget, &raw mut header, data.as_mut_ptr()) };
+    nix::errno::Errno::result(result)?;
+    Ok(u64::from(data[0][0]) | u64::from(data[1][0]) << 32)
+}
+
+/// Keeps exactly `keep` of this thread's capabilities: permitted, effective, inheritable and ambient ones.
+pub fn keep_capabilities(keep: u64) -> nix::Result<()> {
+    // SAFETY: takes numbers only.
+    let result = unsafe { libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) };
+    nix::errno::Errno::result(result)?;
+    let mut header = CapabilityHeader { version: CAPABILITY_VERSION_3, pid: 0 };
+    let data: CapabilityData = [[keep as u32; 3], [(keep >> 32) as u32; 3]];
+    // SAFETY: header and data have the layout of version 3 and outlive the call.
+    let result = unsafe { libc::syscall(libc::SYS_capset, &raw mut header, data.as_ptr()) };
+    nix::errno::Errno::result(result)?;
+    for capability in (0..64).filter(|bit| keep >> bit & 1 == 1) {
+        // SAFETY: takes numbers only.
+        let result = unsafe { libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_RAISE, capability, 0, 0) };
+        nix::errno::Errno::result(result)?;
+    }
+    Ok(())
+}
+
+/// Takes every capability but `keep` out of the bounding set, for good.
+pub fn bound_capabilities(keep: u64) -> nix::Result<()> {
+    for capability in (0..64u64).filter(|bit| keep >> bit & 1 == 0) {
+        // SAFETY: takes numbers only.
+        let result = unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) };
+        match nix::errno::Errno::result(result) {
+            Ok(_) => {}
+            // The first number that this kernel has no capability for.
+            Err(nix::errno::Errno::EINVAL) => break,
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(())
+}
+
+/// Puts a filter on this thread's system calls: `struct sock_filter` instructions, 8 bytes each.
+pub fn install_seccomp(program: &[u8]) -> nix::Result<()> {
+    let instructions: Vec<libc::sock_filter> = program
+        .chunks_exact(8)
+        .map(|bytes| libc::sock_filter {
+            code: u16::from_ne_bytes([bytes[0], bytes[1]]),
+            jt: bytes[2],
+            jf: bytes[3],
+            k: u32::from_ne_bytes([bytes[4], bytes[5], bytes[6], bytes[7]]),
+        })
+        .collect();
+    let Ok(len) = u16::try_from(instructions.len()) else { return Err(nix::errno::Errno::EINVAL) };
+    let filter = libc::sock_fprog { len, filter: instructions.as_ptr().cast_mut() };
+    // SAFETY: `filter` states the length of `instructions`; both outlive the call, which only reads them.
+    let result = unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const filter) };
+    nix::errno::Errno::result(result).map(drop)
+}
+
+// ---- signals ----
+
+/// Lets `signal` do again what it does by default. The Rust runtime ignores SIGPIPE, which a program started from it
+/// would inherit.
+pub fn default_signal(signal: nix::sys::signal::Signal) -> nix::Result<()> {
+    use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, sigaction};
+    let action = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
+    // SAFETY: no handler is installed that could run at a bad moment.
+    unsafe { sigaction(signal, &action) }.map(drop)
+}
+
+// ---- the loopback interface ----
+
+/// Brings up `lo` of this network namespace.
+pub fn bring_up_loopback() -> nix::Result<()> {
+    use std::os::fd::AsRawFd;
+    // SAFETY: takes numbers only.
+    let socket =
+        owned(libc::c_long::from(unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) }))?;
+    // SAFETY: all-zero bytes are a valid `ifreq`: an empty name and a union of plain numbers.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    request.ifr_name[0] = b'l' as libc::c_char;
+    request.ifr_name[1] = b'o' as libc::c_char;
+    request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
+    // SAFETY: `request` is an `ifreq` with its name ended by NUL; it outlives the call.
+    let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS as _, &raw const request) };
+    nix::errno::Errno::result(result).map(drop)
+}
+
+// ---- children ----
+
+/// Forks; gives the child's pid in the parent and `None` in the child. For a process with one thread, so that nothing
+/// is locked in the child that nobody will unlock.
+pub fn fork() -> nix::Result<Option<i32>> {
+    // SAFETY: takes no pointers; with one thread the child has all that the parent has.
+    let pid = nix::errno::Errno::result(unsafe { libc::fork() })?;
+    Ok((pid != 0).then_some(pid))
+}
+
+/// Waits for `child`, and gives its status as `wait(2)` has it.
+pub fn wait_status(child: i32) -> nix::Result<i32> {
+    let mut status = 0;
+    // SAFETY: `status` outlives the call, which writes one `int` to it.
+    nix::errno::Errno::result(unsafe { libc::waitpid(child, &raw mut status, 0) })?;
+    Ok(status)
+}
+
+/// Reaps a child that has ended, if there is one: its pid and status.
+pub fn reap_any() -> nix::Result<Option<(i32, i32)>> {
+    let mut status = 0;
+    // SAFETY: `status` outlives the call, which writes one `int` to it.
+    let pid = nix::errno::Errno::result(unsafe { libc::waitpid(-1, &raw mut status, libc::WNOHANG) })?;
+    Ok((pid != 0).then_some((pid, status)))
+}
+
+// ---- inherited descriptors ----
+
+/// Closes on exec those inherited descriptors that would lead a program out of its container: directories, paths,
+/// namespaces. Files, pipes and sockets that the caller opened for the program stay, as redirections mean it.
+pub fn shield_descriptors() {
+    let Ok(entries) = std::fs::read_dir("/proc/self/fd") else { return };
+    let numbers = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<libc::c_int>().ok());
+    for number in numbers.filter(|&number| number > 2).collect::<Vec<_>>() {
+        if leads_outside(number) {
+            // SAFETY: takes numbers only.
+            unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) };
+        }
+    }
+}
+
+fn leads_outside(number: libc::c_int) -> bool {
+    /// `NSFS_MAGIC` of `linux/magic.h`.
+    const NSFS: u64 = 0x6e73_6673;
+    // SAFETY: takes numbers only.
+    let flags = unsafe { libc::fcntl(number, libc::F_GETFL) };
+    if flags < 0 {
+        return false;
+    }
+    // SAFETY: all-zero bytes are a valid `stat`, a struct of numbers.
+    let mut stat: libc::stat = unsafe { std::mem::zeroed() };
+    // SAFETY: `stat` outlives the call, which fills it.
+    let result = unsafe { libc::fstat(number, &raw mut stat) };
+    let directory = result == 0 && stat.st_mode & libc::S_IFMT == libc::S_IFDIR;
+    // SAFETY: all-zero bytes are a valid `statfs`, a struct of numbers.
+    let mut file_system: libc::statfs = unsafe { std::mem::zeroed() };
+    // SAFETY: `file_system` outlives the call, which fills it.
+    let result = unsafe { libc::fstatfs(number, &raw mut file_system) };
+    let namespace = result == 0 && file_system.f_type as u64 == NSFS;
+    flags & libc::O_PATH != 0 || directory || namespace
+}

@@ -1,0 +1,434 @@
+//! `exec`, `run`, `shell`, `test`: from the request to the program in its container; and `plan`, which stops before.
+//!
+//! Reads top to bottom: open the image, look at the host, choose the way, lay the mounts out, evaluate the environment,
+//! put the plan together, perform it, become the program.
+
+use std::ffi::{OsStr, OsString};
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use starter::paths::HostPath;
+use starter::perform::{Launched, PerformError, Stage};
+use starter::plan::{Command, LaunchPlan, Node};
+use starter::supervise::end_alike;
+
+use crate::conf::{self, SiteConfig};
+use crate::host::facts::{Attempt, FuseDevice, HostFacts};
+use crate::host::{self, What, switches};
+use crate::image::extract::{self, Survey};
+use crate::image::{self, Image, ImageKind};
+use crate::launch::binds::Bind;
+use crate::launch::diagnosis;
+use crate::launch::environment::{self, Action, EnvFile, Environment, EnvironmentFacts, Output, ShellProgram};
+use crate::launch::layout::{self, LayoutFacts, Root};
+use crate::launch::mount_method::{MountMethod, fuse_errno, mount_method};
+use crate::launch::plan::{self, Parts, PlanError};
+use crate::launch::request::LaunchRequest;
+use crate::launch::start::start;
+use crate::report::{self, Failure, Hint, cause, failure};
+use crate::squashfs;
+use crate::tree::lookup::{self, Kind};
+
+/// Limit for the evaluation of environment scripts where none is said.
+const SCRIPT_TIMEOUT: Duration = Duration::from_secs(60);
+/// No environment file and no seccomp profile is longer.
+const MAX_TEXT_BYTES: u64 = 1 << 20;
+
+/// Starts the container and becomes its program. Returns when that fails, or when a pid namespace keeps this process
+/// outside as the parent.
+pub fn run(request: &LaunchRequest) -> Result<ExitCode, Failure> {
+    let ready = match prepare(request, Purpose::Start)? {
+        Prepared::Ready(ready) => *ready,
+        Prepared::Ended(code) => return Ok(ExitCode::from(code)),
+    };
+    let Ready { plan, images, output, fuse } = ready;
+    report::debug(format_args!("launch plan:\n{}", String::from_utf8_lossy(&plan.to_text())));
+    match start(&plan, images).map_err(|error| explained(&error, fuse))? {
+        Launched::Ended(ended) => Ok(ExitCode::from(end_alike(ended))),
+        Launched::Inside(entered) => {
+            for warning in &entered.warnings {
+                report::warning(warning);
+            }
+            pass_on(&output);
+            if let Command::EmbeddedShell { driver, arguments } = &plan.command {
+                let words = std::iter::once(b"-c".to_vec()).chain([driver.clone()]).chain(arguments.iter().cloned());
+                let words: Vec<OsString> = words.map(OsString::from_vec).collect();
+                let limit = request.runscript_timeout.unwrap_or(SCRIPT_TIMEOUT);
+                return Ok(ExitCode::from(crate::shell::process::run(&words, &entered.environment, limit)));
+            }
+            Err(explained(&starter::perform::exec(&plan, &entered.environment), fuse))
+        }
+    }
+}
+
+/// Prints what [`run`] would do.
+pub fn print_plan(request: &LaunchRequest) -> Result<ExitCode, Failure> {
+    match prepare(request, Purpose::Print)? {
+        Prepared::Ready(ready) => super::answer(|out| {
+            let mut text = ready.plan.to_text();
+            for (number, (_, nodes)) in ready.images.iter().enumerate().filter(|(_, (_, nodes))| !nodes.is_empty()) {
+                text.extend_from_slice(format!("# image server, connection {number}, shows in addition:\n").as_bytes());
+                for node in nodes {
+                    text.extend_from_slice(format!("#   {}\n", node.path).as_bytes());
+                }
+            }
+            out.write_all(&text).map_err(|error| Failure::new(format!("cannot write to standard output: {error}")))
+        }),
+        Prepared::Ended(code) => Ok(ExitCode::from(code)),
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    Start,
+    Print,
+}
+
+/// A launch that is decided.
+struct Ready {
+    plan: LaunchPlan,
+    /// The image server's connections, each with the nodes that it shows in addition.
+    images: Vec<(squashfs::Reader, Vec<Node>)>,
+    /// What the image's scripts said while they were evaluated.
+    output: Output,
+    fuse: FuseDevice,
+}
+
+enum Prepared {
+    Ready(Box<Ready>),
+    /// There is nothing to start.
+    Ended(u8),
+}
+
+fn prepare(request: &LaunchRequest, purpose: Purpose) -> Result<Prepared, Failure> {
+    let site = conf::load::load(request.config_file.as_deref().map(Path::new)).map_err(|error| failure(&error))?;
+    let image = image::open(&request.image).map_err(|error| failure(&error))?;
+    let is_directory = image.facts.kind == ImageKind::Sandbox;
+    allowed_kind(&site, image.facts.kind)?;
+    plan::check(request, &site, is_directory).map_err(|error| failure(&error))?;
+    let security = plan::security(request).map_err(|error| failure(&error))?;
+    let binds = layout::user_binds(request).map_err(|error| failure(&error))?;
+
+    let host = host::observe(&What {
+        subordinate_ids: request.fakeroot,
+        mounts: site.mount_hostfs,
+        terminal: request.contain,
+        fuse: !is_directory && !request.unsquash,
+        paths: layout::sources(request, &site, &binds).map_err(|error| failure(&error))?,
+    });
+    let who = plan::who(request, &site, &host, &security).map_err(|error| failure(&error))?;
+    let method = mount_method(image.facts.kind, host.fuse, request.unsquash, request.strict, switches::observe)
+        .map_err(|error| failure(&error))?;
+
+    let mut images = Vec::new();
+    let mut unpacked = None;
+    let root = match &method {
+        MountMethod::Served => {
+            let partition = image.partition().ok_or_else(|| Failure::new("the image has no partition to serve"))?;
+            images.push((partition.clone(), Vec::new()));
+            Root::Served
+        }
+        MountMethod::Directory if request.writable => Root::Writable(image.facts.path.clone()),
+        MountMethod::Directory => Root::Directory(image.facts.path.clone()),
+        MountMethod::Unpacked { instead } => {
+            let place = unpack(request, &image, *instead, purpose)?;
+            let tree = place.join("root");
+            unpacked = Some(HostPath::new(place));
+            Root::Directory(HostPath::new(tree))
+        }
+    };
+    let bound_images = open_bound_images(&binds, &mut images)?;
+
+    let laid_out = layout::layout(&LayoutFacts {
+        request,
+        site: &site,
+        root,
+        tree: image.root(),
+        host: &host,
+        binds: &binds,
+        images: &bound_images,
+        uid: who.uid,
+        gid: who.gid,
+    })
+    .map_err(|error| failure(&error))?;
+    for notice in &laid_out.notices {
+        if notice.is_warning() { report::warning(notice) } else { report::verbose(notice) }
+    }
+    if let (MountMethod::Served, Some((_, nodes))) = (&method, images.first_mut()) {
+        *nodes = laid_out.invented.clone();
+    }
+
+    let action = environment::actions(request, image.root(), &laid_out.covered).map_err(|error| failure(&error))?;
+    let arguments = match &action {
+        Action::Run { arguments, information, .. } => {
+            information.iter().for_each(report::info);
+            arguments.clone()
+        }
+        Action::Nothing { information } => {
+            report::info(information);
+            return Ok(Prepared::Ended(0));
+        }
+        Action::Missing { problem, code } => {
+            let mut missing = Failure::new(problem.clone());
+            missing.code = *code;
+            return Err(missing);
+        }
+    };
+    let facts = EnvironmentFacts {
+        host: std::env::vars_os().map(|(name, value)| (name.into_vec(), value.into_vec())).collect(),
+        env_files: read_env_files(request)?,
+        image_path: image.facts.path.as_bytes().to_vec(),
+        image_name: image.facts.name.clone(),
+        binds: laid_out.nested_binds.clone(),
+        home: laid_out.home.as_bytes().to_vec(),
+        directory: laid_out.directories.first().map(|path| path.as_bytes().to_vec()).unwrap_or_default(),
+        uid: who.uid,
+        gid: who.gid,
+        instance: None,
+        libraries_bound: false,
+        covered: laid_out.covered.clone(),
+    };
+    let (evaluated, notices) =
+        environment::environment(request, &facts, &action, image.root()).map_err(|error| failure(&error))?;
+    for notice in &notices {
+        if notice.is_information() { report::info(notice) } else { report::warning(notice) }
+    }
+    let (command, variables, output) = match evaluated {
+        Environment::Ended { code, output } => {
+            pass_on(&output);
+            return Ok(Prepared::Ended(code));
+        }
+        Environment::Known { variables, output } => {
+            let arguments =
+                environment::oci_runscript(&arguments, &variables, &facts, image.root()).unwrap_or(arguments);
+            (Command::Program { arguments }, variables, output)
+        }
+        Environment::NeedsShell { reason, shell, driver, initial } => {
+            report::verbose(format_args!("the image's environment scripts need a shell: {reason}"));
+            (shell_command(shell, driver, arguments), initial, Output::default())
+        }
+    };
+    let seccomp = match &security.seccomp_file {
+        None => Vec::new(),
+        Some(file) => seccomp(file, request, &site, &who, &host)?,
+    };
+    let parts = Parts { who, layout: laid_out, command, environment: variables, seccomp, remove: unpacked };
+    let plan = plan::assemble(request, &site, parts).map_err(|error| failure(&error))?;
+    Ok(Prepared::Ready(Box::new(Ready { plan, images, output, fuse: host.fuse })))
+}
+
+fn allowed_kind(site: &SiteConfig, kind: ImageKind) -> Result<(), Failure> {
+    let (allowed, what, directive) = match kind {
+        ImageKind::Sif => (site.allow_container_sif, "SIF files", "allow container sif"),
+        ImageKind::Squashfs => (site.allow_container_squashfs, "bare SquashFS files", "allow container squashfs"),
+        ImageKind::Sandbox => (site.allow_container_dir, "directories as images", "allow container dir"),
+    };
+    if allowed { Ok(()) } else { Err(failure(&PlanError::Forbidden { what, directive })) }
+}
+
+fn shell_command(shell: ShellProgram, driver: Vec<u8>, arguments: Vec<Vec<u8>>) -> Command {
+    let parameters = std::iter::once(b"sh".to_vec()).chain(arguments);
+    match shell {
+        ShellProgram::Embedded => Command::EmbeddedShell { driver, arguments: parameters.collect() },
+        ShellProgram::Image(path) => {
+            let words = [path.as_bytes().to_vec(), b"-c".to_vec(), driver];
+            Command::Program { arguments: words.into_iter().chain(parameters).collect() }
+        }
+    }
+}
+
+fn seccomp(
+    file: &OsStr,
+    request: &LaunchRequest,
+    site: &SiteConfig,
+    who: &plan::Who,
+    host: &HostFacts,
+) -> Result<Vec<u8>, Failure> {
+    let _ = (file, request, site, who, host);
+    Err(Failure::new("--security seccomp is not there yet in this version"))
+}
+
+/// Reads a file of the user's whose size has a bound.
+fn read_text(path: &OsStr, what: &str) -> Result<Vec<u8>, Failure> {
+    let shown = Path::new(path).display();
+    let mut content = Vec::new();
+    std::fs::File::open(path)
+        .and_then(|file| file.take(MAX_TEXT_BYTES + 1).read_to_end(&mut content))
+        .map_err(|error| Failure::new(format!("cannot read the {what} {shown}: {}", cause(&error))))?;
+    if content.len() as u64 > MAX_TEXT_BYTES {
+        return Err(Failure::new(format!("cannot use {shown} as {what}: it is longer than {MAX_TEXT_BYTES} bytes")));
+    }
+    Ok(content)
+}
+
+fn read_env_files(request: &LaunchRequest) -> Result<Vec<EnvFile>, Failure> {
+    let read = |path: &OsString| {
+        let content = read_text(path, "environment file")?;
+        Ok(EnvFile { path: path.as_bytes().to_vec(), content })
+    };
+    request.env_files.iter().map(read).collect()
+}
+
+/// Opens the images that binds show something of: for each bind, its connection and whether it shows a directory.
+fn open_bound_images(
+    binds: &[Bind],
+    images: &mut Vec<(squashfs::Reader, Vec<Node>)>,
+) -> Result<Vec<Option<(usize, bool)>>, Failure> {
+    let mut opened: Vec<(&HostPath, Option<u32>, usize)> = Vec::new();
+    let mut bound = Vec::new();
+    for bind in binds {
+        let Some(part) = &bind.image else {
+            bound.push(None);
+            continue;
+        };
+        let doing = |failed: Failure| failed.context(format_args!("cannot bind `{}`", bind.said));
+        let known = opened.iter().find(|(path, id, _)| **path == bind.source && *id == part.id);
+        let connection = match known {
+            Some((_, _, connection)) => *connection,
+            None => {
+                let file =
+                    image::open_to_read(bind.source.as_path().as_os_str()).map_err(|error| doing(failure(&error)))?;
+                let (_, reader) = file.data_partition(part.id).map_err(|error| doing(failure(&error)))?;
+                images.push((reader, Vec::new()));
+                opened.push((&bind.source, part.id, images.len() - 1));
+                images.len() - 1
+            }
+        };
+        let at = lookup::resolve(&images[connection].0, &part.path)
+            .map_err(|error| doing(Failure::new(error.to_string())))?;
+        let Some(stat) = at.stat else {
+            return Err(doing(Failure::new(format!("{} is not in the image", part.path))));
+        };
+        bound.push(Some((connection, stat.kind == Kind::Directory)));
+    }
+    Ok(bound)
+}
+
+// ---- the rung below: unpacking ----
+
+/// Unpacks the image's root into a new temporary directory; gives that directory, whose `root` is the tree.
+fn unpack(
+    request: &LaunchRequest,
+    image: &Image,
+    instead: Option<FuseDevice>,
+    purpose: Purpose,
+) -> Result<PathBuf, Failure> {
+    let base = temporary_directory(request);
+    let template = base.join("sifu-unpacked-XXXXXX");
+    if purpose == Purpose::Print {
+        return Ok(template);
+    }
+    let reader = image.partition().ok_or_else(|| Failure::new("the image has no partition to unpack"))?;
+    let survey = extract::survey(reader).map_err(|error| failure(&error))?;
+    announce(&survey, instead, &base);
+    let in_base = |error: std::io::Error| {
+        Failure::new(format!("cannot make a directory in {}: {}", base.display(), cause(&error)))
+            .hint("--tmpdir names another directory for temporary files.")
+    };
+    let open = |path: &Path| std::fs::File::open(path).map(OwnedFd::from);
+    let space = open(&base).map_err(in_base)?;
+    extract::check_space(&survey, space.as_fd())
+        .map_err(|error| failure(&error).hint("--tmpdir names another directory for temporary files."))?;
+    let place = nix::unistd::mkdtemp(&template).map_err(|errno| in_base(errno.into()))?;
+    let tree = place.join("root");
+    let extracted = std::fs::create_dir(&tree)
+        .and_then(|()| open(&tree))
+        .map_err(in_base)
+        .and_then(|target| extract::extract(reader, target).map_err(|error| failure(&error)));
+    if let Err(failed) = extracted {
+        if let Some(name) = place.file_name() {
+            // What is there is worth nothing; the first error is the one to tell.
+            let _ = extract::remove(space.as_fd(), name);
+        }
+        return Err(failed);
+    }
+    wait_for_one_thread();
+    Ok(place)
+}
+
+fn announce(survey: &Survey, instead: Option<FuseDevice>, base: &Path) {
+    let mib = survey.size_bytes.div_ceil(1 << 20);
+    let what = format!("unpacking the image to {}: {mib} MiB, {} files", base.display(), survey.inodes);
+    match instead {
+        None => report::info(what),
+        Some(fuse) => {
+            let why = diagnosis::explain(Attempt::OpenFuse, fuse_errno(fuse), &switches::observe(), fuse);
+            report::warning(format_args!("{why}; {what}"));
+            why.hints().iter().for_each(|hint| report::info(hint));
+        }
+    }
+}
+
+fn temporary_directory(request: &LaunchRequest) -> PathBuf {
+    let said = request.tmpdir.clone().or_else(|| std::env::var_os("TMPDIR"));
+    said.filter(|path| !path.is_empty()).map_or_else(|| PathBuf::from("/tmp"), PathBuf::from)
+}
+
+/// Threads that have been joined may still be on their way out in the kernel, which gives a user namespace to a
+/// process with one thread only.
+fn wait_for_one_thread() {
+    const STEP: Duration = Duration::from_micros(200);
+    const STEPS: u32 = 5000;
+    for _ in 0..STEPS {
+        if std::fs::read_dir("/proc/self/task").map_or(1, Iterator::count) <= 1 {
+            return;
+        }
+        std::thread::sleep(STEP);
+    }
+}
+
+// ---- what people see ----
+
+/// Writes what the image's scripts said to where they would have said it.
+fn pass_on(output: &Output) {
+    // A closed stream is the reader's wish.
+    let _ = std::io::stdout().lock().write_all(&output.stdout).and_then(|()| std::io::stdout().lock().flush());
+    let _ = std::io::stderr().lock().write_all(&output.stderr);
+}
+
+/// Says why a launch failed, by the switches of the host where the host refused it.
+fn explained(error: &PerformError, fuse: FuseDevice) -> Failure {
+    match error {
+        PerformError::Stage { stage, errno } => {
+            failure(&diagnosis::explain(attempt(*stage), *errno as i32, &switches::observe(), fuse))
+        }
+        PerformError::Command { name, errno } if *errno == nix::errno::Errno::ENOENT && !name.contains(&b'/') => {
+            Failure::new(error.to_string()).hint("It was looked for on the PATH of the container.")
+        }
+        PerformError::Command { name, errno } if *errno == nix::errno::Errno::ENOENT => {
+            let name = String::from_utf8_lossy(name);
+            Failure::new(error.to_string())
+                .hint(format!("Either {name} is not there, or the interpreter or the loader that it names is not."))
+        }
+        PerformError::Command { errno, .. } if *errno == nix::errno::Errno::ENOEXEC => Failure::new(error.to_string())
+            .hint("It is no program for this machine, and the image has no /bin/sh to read it as a script."),
+        error => Failure::new(error.to_string()),
+    }
+}
+
+fn attempt(stage: Stage) -> Attempt {
+    match stage {
+        Stage::UnshareUser => Attempt::UnshareUser,
+        Stage::DenySetgroups => Attempt::DenySetgroups,
+        Stage::WriteUidMap => Attempt::WriteUidMap,
+        Stage::WriteGidMap => Attempt::WriteGidMap,
+        Stage::RunNewuidmap => Attempt::RunNewuidmap,
+        Stage::RunNewgidmap => Attempt::RunNewgidmap,
+        Stage::OpenFuse => Attempt::OpenFuse,
+        Stage::UnshareMounts => Attempt::UnshareMounts,
+        Stage::MakeSlave => Attempt::MakeSlave,
+        Stage::MountTmpfs => Attempt::MountTmpfs,
+        Stage::MountFuse => Attempt::MountFuse,
+        Stage::MountOverlay => Attempt::MountOverlay,
+        Stage::UnsharePid => Attempt::UnsharePid,
+        Stage::MountProc => Attempt::MountProc,
+        Stage::UnshareIpc => Attempt::UnshareIpc,
+        Stage::UnshareUts => Attempt::UnshareUts,
+        Stage::UnshareNet => Attempt::UnshareNet,
+        Stage::PivotRoot => Attempt::PivotRoot,
+    }
+}

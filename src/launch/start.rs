@@ -1,0 +1,109 @@
+//! Starts what a plan says: the image server beside this process, then the plan itself, in this process.
+//!
+//! ```text
+//! this process ──fork──► image server     waits for the mounts; in the host's namespaces
+//!      │       ──fork──► remover          waits for this process to end, then removes an unpacked tree
+//!      ▼
+//! starter::perform::launch                namespaces, mounts, privileges
+//!      ▼
+//! the command                             same process id
+//! ```
+//!
+//! The children are not the command's: its waits never see them, and signals for the job do not end them.
+
+use crate::image::extract;
+use crate::serve::{self, Invented, InventedContent, Owner, ServeOptions};
+use crate::squashfs::Reader;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::SigSet;
+use starter::paths::HostPath;
+use starter::perform::{self, Launched, PerformError};
+use starter::plan::{Identity, LaunchPlan, Node, NodeContent};
+use starter::sys;
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+
+/// Starts the servers that `plan` needs, and performs all of it but its command. The process must have one thread.
+///
+/// `images` are the connections of the plan, in order, with the nodes that each shows in addition.
+pub fn start(plan: &LaunchPlan, images: Vec<(Reader, Vec<Node>)>) -> Result<Launched, PerformError> {
+    sys::shield_descriptors();
+    if let Some(directory) = &plan.parent.remove {
+        remove_at_the_end(directory)?;
+    }
+    let control = if images.is_empty() { None } else { Some(start_server(plan, images)?) };
+    perform::launch(plan, control.as_ref().map(AsFd::as_fd))
+}
+
+fn start_server(plan: &LaunchPlan, images: Vec<(Reader, Vec<Node>)>) -> Result<UnixStream, PerformError> {
+    let system = |doing| move |error: std::io::Error| PerformError::System { doing, errno: errno_of(&error) };
+    let owner = owner_of(&plan.identity);
+    let images = images
+        .into_iter()
+        .map(|(reader, nodes)| (reader, ServeOptions { owner, invented: nodes.into_iter().map(invented).collect() }))
+        .collect();
+    let (ours, theirs) = UnixStream::pair().map_err(system("make a socket"))?;
+    let this = pidfd_of_this().map_err(system("open this process"))?;
+    sys::fork_unseen(move || serve::run(images, theirs.into(), Some(this)))
+        .map_err(system("start the image server"))?;
+    Ok(ours)
+}
+
+/// Ids inside: one user has all files, unless a range of ids gives every owner of the image a place.
+fn owner_of(identity: &Identity) -> Owner {
+    match identity {
+        Identity::Keep { uid, gid } => Owner::Everyone { uid: *uid, gid: *gid },
+        Identity::Root { .. } => Owner::Everyone { uid: 0, gid: 0 },
+        Identity::Range { .. } | Identity::Privileged => Owner::Recorded,
+    }
+}
+
+fn invented(node: Node) -> Invented {
+    let content = match node.content {
+        NodeContent::Directory => InventedContent::Directory,
+        NodeContent::File(content) => InventedContent::File(content),
+        NodeContent::Symlink(target) => InventedContent::Symlink(target),
+    };
+    Invented { path: node.path, mode: node.mode, content }
+}
+
+fn pidfd_of_this() -> std::io::Result<OwnedFd> {
+    let this = i32::try_from(std::process::id()).unwrap_or(i32::MAX);
+    Ok(sys::pidfd_open(this)?)
+}
+
+fn errno_of(error: &std::io::Error) -> nix::errno::Errno {
+    error.raw_os_error().map_or(nix::errno::Errno::EIO, nix::errno::Errno::from_raw)
+}
+
+/// Leaves a process behind that removes `directory` when this one, whatever it has become, has ended.
+fn remove_at_the_end(directory: &HostPath) -> Result<(), PerformError> {
+    let system = |doing| move |error: std::io::Error| PerformError::System { doing, errno: errno_of(&error) };
+    let this = pidfd_of_this().map_err(system("open this process"))?;
+    let (parent, name) = match (directory.as_path().parent(), directory.as_path().file_name()) {
+        (Some(parent), Some(name)) => (parent.to_owned(), name.to_owned()),
+        _ => return Ok(()),
+    };
+    let parent = File::open(parent).map_err(system("open the directory of the unpacked image"))?;
+    sys::fork_unseen(move || {
+        let _ = SigSet::all().thread_block();
+        let _ = nix::unistd::setsid();
+        let _ = nix::unistd::chdir("/");
+        let _ = nix::sys::prctl::set_name(c"sifu-remove");
+        if let Ok(null) = File::options().read(true).write(true).open("/dev/null") {
+            let _ = nix::unistd::dup2_stdin(&null);
+            let _ = nix::unistd::dup2_stdout(&null);
+            let _ = nix::unistd::dup2_stderr(&null);
+        }
+        sys::close_all_except(&[this.as_fd(), parent.as_fd()]);
+        let mut ended = [PollFd::new(this.as_fd(), PollFlags::POLLIN)];
+        while poll(&mut ended, PollTimeout::NONE).is_err() {}
+        // Programs that the command left behind may still write to it; they lose it now.
+        let code = u8::from(extract::remove(parent.as_fd(), &name).is_err());
+        // The descriptors of other owners are closed already.
+        sys::exit_immediately(i32::from(code))
+    })
+    .map_err(system("start the process that removes the unpacked image"))?;
+    Ok(())
+}
