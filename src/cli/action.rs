@@ -28,6 +28,7 @@ use crate::launch::layout::{self, LayoutFacts, Root};
 use crate::launch::mount_method::{MountMethod, fuse_errno, mount_method};
 use crate::launch::plan::{self, Parts, PlanError};
 use crate::launch::request::LaunchRequest;
+use crate::launch::seccomp::{self, Architecture, SeccompContext};
 use crate::launch::start::start;
 use crate::report::{self, Failure, Hint, cause, failure};
 use crate::squashfs;
@@ -248,8 +249,14 @@ fn seccomp(
     who: &plan::Who,
     host: &HostFacts,
 ) -> Result<Vec<u8>, Failure> {
-    let _ = (file, request, site, who, host);
-    Err(Failure::new("--security seccomp is not there yet in this version"))
+    let architecture = Architecture::from_machine(&host.kernel.machine)
+        .ok_or_else(|| Failure::new(format!("cannot filter system calls on {}", host.kernel.machine)))?;
+    let capabilities = plan::kept_capabilities(request, site, &who.identity).map_err(|error| failure(&error))?;
+    let context = SeccompContext { capabilities, architecture, kernel: host.kernel.version() };
+    let profile = read_text(file, "seccomp profile")?;
+    seccomp::compile(&profile, &context).map_err(|error| {
+        failure(&error).context(format_args!("cannot use the seccomp profile {}", Path::new(file).display()))
+    })
 }
 
 /// Reads a file of the user's whose size has a bound.

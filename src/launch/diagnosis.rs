@@ -14,7 +14,7 @@ use crate::host::facts::{Attempt, ContainerEngine, FuseDevice, NamespaceBlock, O
 use crate::report::Hint;
 
 /// Numbers of errors, the same on every machine that sifu runs on.
-mod errno {
+pub(super) mod errno {
     pub const EPERM: i32 = 1;
     pub const ENOENT: i32 = 2;
     pub const ENXIO: i32 = 6;

@@ -50,7 +50,7 @@ impl Hint for NoMountMethod {
 
 /// What opening `/dev/fuse` would say, as an error of the system.
 pub fn fuse_errno(fuse: FuseDevice) -> i32 {
-    use nix::libc::{EACCES, ENODEV, ENOENT, ENXIO};
+    use super::diagnosis::errno::{EACCES, ENODEV, ENOENT, ENXIO};
     match fuse {
         FuseDevice::Missing | FuseDevice::NotObserved | FuseDevice::Usable => ENOENT,
         FuseDevice::Denied { .. } => EACCES,

@@ -1,6 +1,7 @@
 //! From request, site and facts to a [`LaunchPlan`]: identity, namespaces, capabilities, and everything put together.
 //! Pure.
 
+use super::capabilities;
 use super::environment::Pair;
 use super::layout::Layout;
 use super::request::LaunchRequest;
@@ -14,51 +15,6 @@ use std::os::unix::ffi::OsStringExt;
 
 /// Every capability that there is room for.
 const ALL: u64 = u64::MAX;
-
-/// Names of capabilities by number, as in `capabilities(7)`, without `CAP_`.
-const CAPABILITY_NAMES: [&str; 41] = [
-    "CHOWN",
-    "DAC_OVERRIDE",
-    "DAC_READ_SEARCH",
-    "FOWNER",
-    "FSETID",
-    "KILL",
-    "SETGID",
-    "SETUID",
-    "SETPCAP",
-    "LINUX_IMMUTABLE",
-    "NET_BIND_SERVICE",
-    "NET_BROADCAST",
-    "NET_ADMIN",
-    "NET_RAW",
-    "IPC_LOCK",
-    "IPC_OWNER",
-    "SYS_MODULE",
-    "SYS_RAWIO",
-    "SYS_CHROOT",
-    "SYS_PTRACE",
-    "SYS_PACCT",
-    "SYS_ADMIN",
-    "SYS_BOOT",
-    "SYS_NICE",
-    "SYS_RESOURCE",
-    "SYS_TIME",
-    "SYS_TTY_CONFIG",
-    "MKNOD",
-    "LEASE",
-    "AUDIT_WRITE",
-    "AUDIT_CONTROL",
-    "SETFCAP",
-    "MAC_OVERRIDE",
-    "MAC_ADMIN",
-    "SYSLOG",
-    "WAKE_ALARM",
-    "BLOCK_SUSPEND",
-    "AUDIT_READ",
-    "PERFMON",
-    "BPF",
-    "CHECKPOINT_RESTORE",
-];
 
 /// Why a request can't be planned.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -217,7 +173,7 @@ pub fn check(request: &LaunchRequest, site: &SiteConfig, is_directory: bool) -> 
 }
 
 /// Which capabilities stay.
-pub fn capabilities(request: &LaunchRequest, site: &SiteConfig, identity: &Identity) -> Result<u64, PlanError> {
+pub fn kept_capabilities(request: &LaunchRequest, site: &SiteConfig, identity: &Identity) -> Result<u64, PlanError> {
     let start = match identity {
         _ if request.no_privs => 0,
         Identity::Keep { .. } => 0,
@@ -233,13 +189,11 @@ pub fn capabilities(request: &LaunchRequest, site: &SiteConfig, identity: &Ident
 fn capability_set(words: &[Vec<u8>]) -> Result<u64, PlanError> {
     let mut set = 0;
     for word in words {
-        let name = String::from_utf8_lossy(word).trim().to_uppercase();
-        let name = name.strip_prefix("CAP_").unwrap_or(&name);
-        match name {
-            "" => {}
-            "ALL" => set = ALL,
-            name => match CAPABILITY_NAMES.iter().position(|known| *known == name) {
-                Some(bit) => set |= 1 << bit,
+        match word.trim_ascii() {
+            b"" => {}
+            word if word.eq_ignore_ascii_case(b"all") => set = ALL,
+            word => match capabilities::bit(word) {
+                Some(bit) => set |= bit,
                 None => return Err(PlanError::UnknownCapability(String::from_utf8_lossy(word).into_owned())),
             },
         }
@@ -261,7 +215,7 @@ pub struct Parts {
 /// Puts the plan together.
 pub fn assemble(request: &LaunchRequest, site: &SiteConfig, parts: Parts) -> Result<LaunchPlan, PlanError> {
     const USUAL_UMASK: u32 = 0o022;
-    let keep = capabilities(request, site, &parts.who.identity)?;
+    let keep = kept_capabilities(request, site, &parts.who.identity)?;
     Ok(LaunchPlan {
         identity: parts.who.identity,
         namespaces: Namespaces { pid: request.pid, ipc: request.ipc, uts: request.uts, net: request.net },
@@ -313,7 +267,7 @@ mod tests {
         let check = |identity: &Identity, add: &str, drop: &str, expected: u64| {
             let words = |said: &str| said.split(',').map(|word| word.as_bytes().to_vec()).collect();
             let request = request(|request| (request.add_caps, request.drop_caps) = (words(add), words(drop)));
-            assert_eq!(capabilities(&request, &SiteConfig::default(), identity), Ok(expected), "{add} {drop}");
+            assert_eq!(kept_capabilities(&request, &SiteConfig::default(), identity), Ok(expected), "{add} {drop}");
         };
         check(&keep, "", "", 0);
         check(&keep, "CAP_NET_RAW,chown", "", 1 << 13 | 1);
@@ -321,7 +275,7 @@ mod tests {
         check(&root, "", "CAP_CHOWN", ALL & !1);
         check(&root, "", "all", 0);
         let unknown = request(|request| request.add_caps = vec![b"CAP_DANCE".to_vec()]);
-        let error = capabilities(&unknown, &SiteConfig::default(), &keep);
+        let error = kept_capabilities(&unknown, &SiteConfig::default(), &keep);
         assert_eq!(error, Err(PlanError::UnknownCapability("CAP_DANCE".into())));
     }
 
