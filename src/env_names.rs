@@ -18,6 +18,9 @@ pub const MESSAGE_LEVEL: &str = "MESSAGELEVEL";
 /// Whole name: the time that a built image states, in seconds since 1970 (reproducible-builds.org).
 pub const SOURCE_DATE_EPOCH: &str = "SOURCE_DATE_EPOCH";
 
+/// Whole name: how many processors Slurm gives a task; the kernel enforces it only where tasks are bound.
+pub const SLURM_CPUS_PER_TASK: &str = "SLURM_CPUS_PER_TASK";
+
 /// Splits a variable's name into the rank of its prefix in [`PREFIXES`] and its key.
 pub fn key_of(name: &[u8]) -> Option<(usize, &[u8])> {
     PREFIXES.iter().enumerate().find_map(|(rank, prefix)| {

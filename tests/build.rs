@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use sifu::image;
-use sifu::tree::{Options, Owners, from_directory};
+use sifu::tree::{Body, Options, Owners, from_directory};
 use starter::paths::HostPath;
 
 use crate::need::{APPTAINER, BUSYBOX, FUSE, ORDINARY, ROOT, UNSQUASHFS, lacks};
@@ -89,7 +89,15 @@ impl Drop for Mounted {
     }
 }
 
-const COMPRESSORS: [&str; 5] = ["", "-comp gzip", "-comp zstd -Xcompression-level 1", "-comp lz4", "-comp xz"];
+const COMPRESSORS: [&str; 7] = [
+    "",
+    "-comp gzip",
+    "-comp zstd -Xcompression-level 1",
+    "-comp lz4",
+    "-comp xz",
+    "-b 4K -noappend -comp gzip -Xcompression-level 1",
+    "-b 1M -no-compression",
+];
 
 #[test]
 fn our_reader_sees_in_the_image_what_the_directory_holds() {
@@ -164,6 +172,28 @@ fn the_number_of_processors_and_the_time_of_day_change_no_byte() {
     build(&["three.sif", "root"], scratch.path());
     let id = |name: &str| read(name)[48..64].to_vec();
     assert_ne!(id("one.sif"), id("three.sif"), "another content is another image");
+}
+
+#[test]
+fn a_file_of_holes_takes_neither_time_nor_room() {
+    let scratch = Scratch::new();
+    fs::create_dir(scratch.path().join("root")).expect("a scratch directory");
+    for name in ["one", "two"] {
+        let file = fs::File::create(scratch.path().join("root").join(name)).expect("a scratch file");
+        file.set_len(64 << 30).expect("a sparse file");
+        file.write_all_at(b"in the middle", 32 << 30).expect("a sparse file");
+    }
+    // Reading this much would take longer than a test may.
+    build(&["image.sif", "root"], scratch.path());
+    assert!(fs::metadata(scratch.path().join("image.sif")).expect("an image").len() < 1 << 20);
+    let image = image::open(scratch.path().join("image.sif").as_os_str()).expect("an image");
+    let tree = image.partition().expect("a partition").clone().into_tree("image.sif").expect("a tree");
+    let file = tree.child(tree.root(), b"two").expect("the second file");
+    let Body::File(content) = tree.inode(file).body else { panic!("a file") };
+    let mut middle = [b'?'; 14];
+    let mut reader = tree.open(content, (32 << 30) - 1).expect("content");
+    std::io::Read::read_exact(&mut reader, &mut middle).expect("content");
+    assert_eq!((content.size_bytes(), &middle), (64 << 30, b"\0in the middle"));
 }
 
 #[test]

@@ -1,8 +1,8 @@
-//! The options of `mksquashfs` that build scripts pass on (`--mksquashfs-args`): compressor, level, threads. What has no
-//! meaning here is refused by name, never ignored.
+//! The options of `mksquashfs` that build scripts pass on (`--mksquashfs-args`): compressor, level, block size, threads,
+//! owners. Options that ask for what happens anyway are accepted; what can't be had is refused by name, never ignored.
 
 use crate::report::Hint;
-use crate::squashfs::write::{BLOCK_BYTES, Compression};
+use crate::squashfs::write::{BLOCK_BYTES_RANGE, Compression};
 use std::fmt;
 use std::num::NonZeroUsize;
 
@@ -10,7 +10,11 @@ use std::num::NonZeroUsize;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Asked {
     pub compression: Option<Compression>,
+    /// A power of two that the format allows.
+    pub block_bytes: Option<usize>,
     pub threads: Option<NonZeroUsize>,
+    /// User and group 0 own everything.
+    pub all_root: bool,
 }
 
 /// An option that can't be had.
@@ -37,7 +41,7 @@ impl std::error::Error for ArgsError {}
 
 impl Hint for ArgsError {
     fn hints(&self) -> Vec<String> {
-        vec!["Known are -comp, -Xcompression-level, -b 128K and -processors.".to_owned()]
+        vec!["Known are -comp, -Xcompression-level, -no-compression, -b, -processors and -all-root.".to_owned()]
     }
 }
 
@@ -47,6 +51,7 @@ pub fn parse(text: &str) -> Result<Asked, ArgsError> {
     let mut asked = Asked::default();
     let mut compressor = None;
     let mut level = None;
+    let mut uncompressed = false;
     while let Some(option) = words.next() {
         let mut value = || words.next().ok_or_else(|| ArgsError::NoValue { option: option.to_owned() });
         let bad = |value: &str, expected| ArgsError::BadValue {
@@ -60,11 +65,17 @@ pub fn parse(text: &str) -> Result<Asked, ArgsError> {
                 let value = value()?;
                 level = Some(value.parse::<u8>().map_err(|_| bad(value, "a number"))?);
             }
+            "-no-compression" => uncompressed = true,
             "-b" => {
                 let value = value()?;
-                if !["128K", "128k", "131072"].contains(&value) {
-                    return Err(bad(value, "128K, the one block size of this version"));
-                }
+                let bytes = block_bytes(value).ok_or_else(|| bad(value, "a power of two from 4K to 1M"))?;
+                asked.block_bytes = Some(bytes);
+            }
+            "-all-root" => asked.all_root = true,
+            // A new image is made, silently for its maker; there is nothing to recover, and little memory is used.
+            "-noappend" | "-no-progress" | "-progress" | "-quiet" | "-no-recovery" | "-exports" => {}
+            "-mem" => {
+                value()?;
             }
             "-processors" => {
                 let value = value()?;
@@ -73,9 +84,19 @@ pub fn parse(text: &str) -> Result<Asked, ArgsError> {
             other => return Err(ArgsError::Unknown { option: other.to_owned() }),
         }
     }
-    debug_assert_eq!(BLOCK_BYTES, 128 << 10);
-    asked.compression = compression(compressor, level)?;
+    asked.compression = if uncompressed { Some(Compression::None) } else { compression(compressor, level)? };
     Ok(asked)
+}
+
+/// Reads `131072`, `128K` or `1M`.
+fn block_bytes(text: &str) -> Option<usize> {
+    let (number, unit) = match text.strip_suffix(['k', 'K']) {
+        Some(number) => (number, 1 << 10),
+        None => text.strip_suffix(['m', 'M']).map_or((text, 1), |number| (number, 1 << 20)),
+    };
+    let bytes = number.parse::<usize>().ok()?.checked_mul(unit)?;
+    let (least, most) = BLOCK_BYTES_RANGE;
+    (bytes.is_power_of_two() && (least..=most).contains(&bytes)).then_some(bytes)
 }
 
 fn compression(name: Option<&str>, level: Option<u8>) -> Result<Option<Compression>, ArgsError> {
@@ -128,6 +149,27 @@ mod tests {
         check("-Xcompression-level 9 -b 128K", Ok(Some(Compression::Gzip { level: 9 })));
         check("-comp xz", Ok(Some(Compression::XZ)));
         check("-comp lz4", Ok(Some(Compression::Lz4)));
+        check("-no-compression", Ok(Some(Compression::None)));
+    }
+
+    #[test]
+    fn options_that_ask_for_what_happens_anyway_change_nothing() {
+        assert_eq!(parse("-noappend -no-progress -quiet -mem 2G -exports"), Ok(Asked::default()));
+        assert_eq!(parse("-mem"), Err(ArgsError::NoValue { option: "-mem".to_owned() }));
+    }
+
+    #[test]
+    fn a_block_size_is_a_power_of_two_that_the_format_has() {
+        let bytes = |text: &str| parse(&format!("-b {text}")).ok().and_then(|asked| asked.block_bytes);
+        assert_eq!([bytes("131072"), bytes("4K"), bytes("1M")], [Some(131_072), Some(4096), Some(1 << 20)]);
+        for text in ["0", "2K", "2M", "100K", "k", "-4K", "1G", "99999999999999999999"] {
+            assert_eq!(bytes(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn owners_are_asked_for_by_one_word() {
+        assert!(parse("-all-root").unwrap().all_root && !parse("").unwrap().all_root);
     }
 
     #[test]
@@ -135,7 +177,8 @@ mod tests {
         check("-comp lzo", Err("mksquashfs option `-comp` cannot be `lzo`: expected gzip, zstd, xz or lz4"));
         check("-noI", Err("mksquashfs option `-noI` is not supported"));
         check("-comp", Err("mksquashfs option `-comp` needs a value"));
-        check("-b 1M", Err("mksquashfs option `-b` cannot be `1M`: expected 128K, the one block size of this version"));
+        check("-b 2M", Err("mksquashfs option `-b` cannot be `2M`: expected a power of two from 4K to 1M"));
+        check("-no-fragments", Err("mksquashfs option `-no-fragments` is not supported"));
         check(
             "-comp lz4 -Xcompression-level 3",
             Err("mksquashfs option `-Xcompression-level` cannot be `3`: expected nothing: lz4 has no levels"),

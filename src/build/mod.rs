@@ -13,6 +13,7 @@
 mod architecture;
 mod error;
 pub mod mksquashfs_args;
+pub mod processors;
 pub mod source;
 mod target;
 
@@ -59,6 +60,8 @@ pub enum Form {
 pub enum Note<'a> {
     Doing(&'a str),
     Warning(&'a str),
+    /// Comes often.
+    Progress(write::Progress),
 }
 
 /// What stands at the target, if anything does.
@@ -153,7 +156,8 @@ fn write_sif(tree: &Tree, request: &Request, target: &Target, say: &mut dyn FnMu
     };
     let mut sink = creation.sink(&NewObject::partition(partition))?;
     let pack = write::PackOptions { time, ..request.pack.clone() };
-    digest.update(write::write(tree, &pack, &mut sink)?.digest);
+    let summary = write::write_watched(tree, &pack, &mut sink, &mut |progress| say(Note::Progress(progress)))?;
+    digest.update(summary.digest);
     sink.finish()?;
     // Equal images are one image, so its id follows from what it holds.
     let mut id = [0; 16];

@@ -1,9 +1,10 @@
 //! `sifu build IMAGE SOURCE`: makes an image from a directory, or from another image.
 
-use crate::build::{self, BuildError, Form, Note, Request, mksquashfs_args};
+use super::progress::Meter;
+use crate::build::{self, BuildError, Form, Note, Request, mksquashfs_args, processors};
 use crate::env_names::SOURCE_DATE_EPOCH;
 use crate::report::{self, Failure, failure};
-use crate::squashfs::write::{Compression, PackOptions};
+use crate::squashfs::write::{BLOCK_BYTES, Compression, PackOptions};
 use crate::tree::{Kind, Owners};
 use nix::unistd::geteuid;
 use starter::paths::HostPath;
@@ -39,19 +40,24 @@ pub fn run(options: &BuildOptions, image: &OsStr, source: &OsStr) -> Result<(), 
         Some(kind) => may_replace(&target, kind)?,
     };
     // An ordinary user's own number means nothing on the next machine; root's build keeps what root made.
-    let owners = if geteuid().is_root() { Owners::AsFound } else { Owners::AllRoot };
+    let owners = if geteuid().is_root() && !asked.all_root { Owners::AsFound } else { Owners::AllRoot };
     let pack = PackOptions {
         compression: asked.compression.unwrap_or(Compression::ZSTD),
-        threads: threads(options.jobs.into_iter().chain(asked.threads).min()),
+        block_bytes: asked.block_bytes.unwrap_or(BLOCK_BYTES),
+        threads: processors::usable(&processors::observe(), options.jobs.or(asked.threads)),
         time: time.unwrap_or(0),
     };
     let request = Request { target, source: source.to_owned(), form, replace, owners, pack, time };
     report::info("Starting build...");
+    let mut meter = Meter::on_stderr();
     let mut say = |note: Note| match note {
-        Note::Doing(text) => report::info(text),
-        Note::Warning(text) => report::warning(text),
+        Note::Doing(text) => meter.aside(|| report::info(text)),
+        Note::Warning(text) => meter.aside(|| report::warning(text)),
+        Note::Progress(progress) => meter.show(progress),
     };
-    build::build(&request, &mut say).map_err(|e| failure(&e))?;
+    let built = build::build(&request, &mut say);
+    meter.clear();
+    built.map_err(|e| failure(&e))?;
     report::info(format_args!("Build complete: {}", request.target));
     Ok(())
 }
@@ -72,12 +78,6 @@ fn may_replace(target: &HostPath, kind: Kind) -> Result<bool, Failure> {
     if matches!(answer.trim(), "y" | "Y" | "yes") { Ok(true) } else { Err(refused()) }
 }
 
-/// The processors that this process may use (affinity and control group), or fewer when fewer are asked for.
-fn threads(asked: Option<NonZeroUsize>) -> NonZeroUsize {
-    let usable = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
-    asked.map_or(usable, |asked| asked.min(usable))
-}
-
 fn parse_epoch(text: &str) -> Result<i64, Failure> {
     let seconds = text.parse::<i64>().ok().filter(|&seconds| seconds >= 0);
     seconds.ok_or_else(|| Failure::new(format!("{SOURCE_DATE_EPOCH} is `{text}`, which is no number of seconds")))
@@ -94,11 +94,5 @@ mod tests {
             let error = parse_epoch(text).unwrap_err();
             assert_eq!(error.message, format!("SOURCE_DATE_EPOCH is `{text}`, which is no number of seconds"));
         }
-    }
-
-    #[test]
-    fn no_more_threads_than_processors_and_no_more_than_asked() {
-        assert_eq!(threads(Some(NonZeroUsize::MIN)), NonZeroUsize::MIN);
-        assert_eq!(threads(Some(NonZeroUsize::MAX)), threads(None));
     }
 }

@@ -278,8 +278,8 @@ const BUILD_FLAGS: &[&[Flag]] = &[&[
         "mksquashfs-args",
         "OPTIONS",
         |said, options| said.build.mksquashfs_args = Some(text(options)),
-        "Compress as these options of mksquashfs say; of them -comp (gzip, zstd, xz, lz4), -Xcompression-level and -processors \
-         are understood",
+        "Compress as these options of mksquashfs say; of them -comp (gzip, zstd, xz, lz4), -Xcompression-level, -b, -processors \
+         and -all-root are understood",
     )
     .keys(&["MKSQUASHFS_ARGS"]),
     Flag::switch("sandbox", |said, on| said.build.sandbox = on, "Make a directory instead of a file")

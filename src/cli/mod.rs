@@ -16,6 +16,7 @@ pub mod help;
 pub mod inspect;
 pub mod man;
 pub mod parse;
+pub mod progress;
 pub mod run_help;
 pub mod sif;
 pub mod version;

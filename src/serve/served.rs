@@ -433,7 +433,7 @@ mod tests {
     use super::super::invented::Invented;
     use super::*;
     use crate::squashfs::Bytes;
-    use crate::squashfs::write::{Compression, PackOptions, write};
+    use crate::squashfs::write::{BLOCK_BYTES, Compression, PackOptions, write};
     use crate::tree::{Attributes as TreeAttributes, Body as TreeBody, Content, Tree, Xattr};
     use starter::paths::ContainerPath;
     use std::collections::BTreeMap;
@@ -469,8 +469,12 @@ mod tests {
         tree.insert(root, b"link", owned(0o777), TreeBody::Symlink(b"etc/hosts"[..].into())).unwrap();
         let xattrs = vec![Xattr { name: b"user.note"[..].into(), value: b"value"[..].into() }];
         tree.insert(root, b"marked", TreeAttributes { xattrs, ..owned(0o644) }, file(Vec::new())).unwrap();
-        let options =
-            PackOptions { compression: Compression::Gzip { level: 1 }, threads: 1.try_into().unwrap(), time: 2000 };
+        let options = PackOptions {
+            compression: Compression::Gzip { level: 1 },
+            block_bytes: BLOCK_BYTES,
+            threads: 1.try_into().unwrap(),
+            time: 2000,
+        };
         let mut out = std::io::Cursor::new(Vec::new());
         write(&tree, &options, &mut out).unwrap();
         out.into_inner()

@@ -13,6 +13,7 @@
 //! metadata (about a hundred bytes a file).
 //!
 //! Contents that can be read once, and in one order, go through [`stream`] instead.
+//! All other reading of contents is in [`reading`].
 
 mod blocks;
 mod compress;
@@ -20,6 +21,7 @@ mod duplicates;
 mod inodes;
 mod layout;
 mod metadata;
+mod reading;
 mod stream;
 mod xattrs;
 
@@ -34,8 +36,11 @@ use std::fmt;
 use std::io::{self, Seek, SeekFrom, Write};
 use std::num::NonZeroUsize;
 
-/// Bytes of a data block, the default of `mksquashfs`: what the kernel reads at once.
+/// Bytes of a data block, unless another size is asked for: what the kernel reads at once. Larger blocks compress
+/// better, and every small read takes longer.
 pub const BLOCK_BYTES: usize = 128 << 10;
+/// The sizes that the format allows: powers of two from the first to the second.
+pub const BLOCK_BYTES_RANGE: (usize, usize) = (4 << 10, 1 << 20);
 /// An image's length is a multiple of this, so that a loop device shows all of it.
 pub const PADDING_BYTES: u64 = 4096;
 const SUPERBLOCK_BYTES: usize = 96;
@@ -46,10 +51,31 @@ const NOWHERE: u64 = u64::MAX;
 #[derive(Clone, Debug)]
 pub struct PackOptions {
     pub compression: Compression,
+    /// Bytes of a data block: a power of two within [`BLOCK_BYTES_RANGE`].
+    pub block_bytes: usize,
     /// How many threads compress.
     pub threads: NonZeroUsize,
     /// When the image was made, in seconds since 1970; the format holds 32 bits.
     pub time: i64,
+}
+
+/// How far the writing is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    pub stage: Stage,
+    pub done_bytes: u64,
+    pub total_bytes: u64,
+}
+
+/// What takes time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// Files of one size are read, to store equal ones once.
+    Hashing,
+    /// Those with equal hashes are compared.
+    Comparing,
+    /// Contents are compressed and written.
+    Packing,
 }
 
 /// What was written.
@@ -88,6 +114,10 @@ pub enum WriteError {
     Compress {
         reason: String,
     },
+    /// A block size that the format does not have.
+    BlockSize {
+        bytes: usize,
+    },
     /// More than the format can count.
     TooMany {
         what: &'static str,
@@ -104,6 +134,10 @@ impl fmt::Display for WriteError {
             }
             Self::Output { source } => write!(f, "cannot write the image: {}", cause(source)),
             Self::Compress { reason } => write!(f, "cannot compress a block: {reason}"),
+            Self::BlockSize { bytes } => {
+                let (least, most) = BLOCK_BYTES_RANGE;
+                write!(f, "blocks of {bytes} bytes are not possible: a power of two from {least} to {most} is")
+            }
             Self::TooMany { what, limit } => write!(f, "too many {what} for a SquashFS image: at most {limit}"),
         }
     }
@@ -145,17 +179,34 @@ impl From<io::Error> for WriteError {
 
 /// Writes `tree` as an image that begins where `out` stands; `out` is left behind the image's last byte.
 pub fn write(tree: &Tree, options: &PackOptions, out: &mut (impl Write + Seek)) -> Result<Summary, WriteError> {
+    write_watched(tree, options, out, &mut |_| ())
+}
+
+/// As [`write`]; tells `watch`, often, how far it is.
+pub fn write_watched(
+    tree: &Tree,
+    options: &PackOptions,
+    out: &mut (impl Write + Seek),
+    watch: &mut dyn FnMut(Progress),
+) -> Result<Summary, WriteError> {
+    check_block_bytes(options.block_bytes)?;
     let numbered = inodes::number(tree)?;
-    let same_as = duplicates::find(tree, &numbered.files, options.threads)?;
-    let plan = layout::plan(tree, &numbered.files, &same_as, BLOCK_BYTES)?;
+    let same_as = duplicates::find(tree, &numbered.files, options.threads, watch)?;
+    let plan = layout::plan(tree, &numbered.files, &same_as, options.block_bytes)?;
 
     let base = out.stream_position()?;
     let mut digest = Sha256::new();
     let head = head(options);
     out.write_all(&head)?;
     let mut end = head.len() as u64;
-    let stored = blocks::write(tree, &plan, options, &mut end, &mut digest, out)?;
+    let stored = blocks::write(tree, &plan, options, &mut end, &mut digest, out, watch)?;
     finish(tree, &numbered, Contents { same_as, plan, stored, digest, end }, options, base, out)
+}
+
+fn check_block_bytes(bytes: usize) -> Result<(), WriteError> {
+    let (least, most) = BLOCK_BYTES_RANGE;
+    let possible = bytes.is_power_of_two() && (least..=most).contains(&bytes);
+    if possible { Ok(()) } else { Err(WriteError::BlockSize { bytes }) }
 }
 
 /// What stands before the first block; the superblock comes last.
@@ -235,10 +286,10 @@ fn write_tables(
     bytes.extend(MAGIC.to_le_bytes());
     bytes.extend(numbered.count().to_le_bytes());
     bytes.extend(inodes::time(options.time).to_le_bytes());
-    bytes.extend((BLOCK_BYTES as u32).to_le_bytes());
+    bytes.extend((options.block_bytes as u32).to_le_bytes());
     bytes.extend((stored.fragments.len() as u32).to_le_bytes());
     bytes.extend(options.compression.id().to_le_bytes());
-    bytes.extend((BLOCK_BYTES.trailing_zeros() as u16).to_le_bytes());
+    bytes.extend((options.block_bytes.trailing_zeros() as u16).to_le_bytes());
     bytes.extend(flags.to_le_bytes());
     bytes.extend((metadata.ids.len() as u16).to_le_bytes());
     bytes.extend(4_u16.to_le_bytes());

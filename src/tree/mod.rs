@@ -25,6 +25,7 @@ use starter::paths::ContainerPath;
 use std::collections::HashMap;
 use std::fmt;
 use std::io::{self, Read};
+use std::ops::Range;
 use std::sync::Arc;
 
 /// Longest name of a directory entry, in bytes.
@@ -51,6 +52,14 @@ pub trait Source: Send + Sync {
     fn open(&self, key: u64, offset_bytes: u64) -> io::Result<Box<dyn Read + '_>>;
     /// The name by which a person knows the content `key`.
     fn name(&self, key: u64) -> String;
+    /// Where in `range` (in bytes) the content `key` first has data: before that it holds zeros, which need not be read.
+    /// The end of `range` when all of it is zeros.
+    ///
+    /// # Errors
+    /// `UnexpectedEof` for a content that ends before `range` does.
+    fn first_data(&self, _key: u64, range: Range<u64>) -> io::Result<u64> {
+        Ok(range.start)
+    }
 }
 
 /// The content of a regular file.
@@ -347,6 +356,14 @@ impl Tree {
             Content::Written { .. } => {
                 Err(io::Error::new(io::ErrorKind::Unsupported, "its content was written as it came, and is gone"))
             }
+        }
+    }
+
+    /// Where in `range` of a file's content there is data: see [`Source::first_data`].
+    pub fn first_data(&self, content: &Content, range: Range<u64>) -> io::Result<u64> {
+        match content {
+            Content::Bytes(_) | Content::Written { .. } => Ok(range.start),
+            Content::Stored { source, key, .. } => self.sources[usize::from(source.0)].first_data(*key, range),
         }
     }
 

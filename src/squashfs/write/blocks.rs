@@ -5,11 +5,12 @@
 
 use super::compress::{Compression, Compressor};
 use super::layout::{Piece, Plan};
-use super::{PackOptions, WriteError, content};
+use super::reading::{Filled, Reading, is_zero};
+use super::{PackOptions, Progress, Stage, WriteError};
 use crate::tree::Tree;
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
-use std::io::{self, Read, Write};
+use std::io::Write;
 use std::ops::Range;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
@@ -51,6 +52,7 @@ pub(super) fn write(
     end: &mut u64,
     digest: &mut Sha256,
     out: &mut impl Write,
+    watch: &mut dyn FnMut(Progress),
 ) -> Result<Stored, WriteError> {
     let mut stored = Stored {
         starts: vec![0; plan.files.len()],
@@ -70,11 +72,16 @@ pub(super) fn write(
             scope.spawn(|| work(tree, plan, &queue, options.compression));
         }
         let _stop = StopAtEnd(&queue);
+        let mut progress = Progress { stage: Stage::Packing, done_bytes: 0, total_bytes: plan.stored_bytes() };
+        watch(progress);
         for (job, pieces) in plan.jobs.iter().enumerate() {
             let output = queue.take_result(job)?;
-            stored.place(plan, &plan.pieces[pieces.clone()], &output.sizes, end);
+            let pieces = &plan.pieces[pieces.clone()];
+            stored.place(plan, pieces, &output.sizes, end);
             digest.update(output.digest);
             out.write_all(&output.bytes)?;
+            progress.done_bytes += pieces.iter().map(|piece| plan.piece_bytes(piece)).sum::<u64>();
+            watch(progress);
         }
         Ok(())
     })
@@ -199,7 +206,7 @@ impl Drop for Worker<'_> {
 
 fn work(tree: &Tree, plan: &Plan, queue: &Queue, compression: Compression) {
     let _worker = Worker(queue);
-    let mut compressor = match Compressor::new(compression) {
+    let mut compressor = match Compressor::for_data(compression, plan.block_bytes) {
         Ok(compressor) => compressor,
         Err(error) => {
             if let Some(job) = queue.take_job() {
@@ -228,28 +235,33 @@ fn run(
         match piece {
             Piece::Blocks { file, blocks } => {
                 let block_bytes = block.len() as u64;
-                let mut reader = Reading::new(tree, plan, *file, blocks.start * block_bytes)?;
+                let mut reading = reading(tree, plan, *file, blocks.start * block_bytes)?;
                 for index in blocks.clone() {
-                    let left_bytes = reader.size_bytes - index * block_bytes;
+                    let left_bytes = reading.size_bytes() - index * block_bytes;
                     let block = &mut block[..left_bytes.min(block_bytes) as usize];
-                    reader.fill(block)?;
-                    output.append(block, true, compressor)?;
+                    if reading.next(block)? == Filled::Hole || is_zero(block) {
+                        output.sizes.push(0);
+                    } else {
+                        output.append(block, compressor)?;
+                    }
                 }
-                if blocks.end * block_bytes >= reader.size_bytes {
-                    reader.check_end()?;
+                if blocks.end * block_bytes >= reading.size_bytes() {
+                    reading.check_end()?;
                 }
             }
             Piece::Fragment { small } => {
                 let mut used = 0;
                 for file in &plan.small[small.start as usize..small.end as usize] {
-                    let mut reader = Reading::new(tree, plan, *file, 0)?;
+                    let mut reading = reading(tree, plan, *file, 0)?;
                     // Files in a fragment are smaller than a block.
-                    let length = reader.size_bytes as usize;
-                    reader.fill(&mut block[used..used + length])?;
-                    reader.check_end()?;
-                    used += length;
+                    let end = used + reading.size_bytes() as usize;
+                    if reading.next(&mut block[used..end])? == Filled::Hole {
+                        block[used..end].fill(0);
+                    }
+                    reading.check_end()?;
+                    used = end;
                 }
-                output.append(&block[..used], false, compressor)?;
+                output.append(&block[..used], compressor)?;
             }
         }
     }
@@ -257,12 +269,15 @@ fn run(
     Ok(output)
 }
 
+fn reading<'a>(tree: &'a Tree, plan: &Plan, file: u32, position_bytes: u64) -> Result<Reading<'a>, WriteError> {
+    let planned = &plan.files[file as usize];
+    // The plan holds files alone.
+    let changed = || WriteError::Changed { name: "a file".to_owned(), expected_bytes: planned.size_bytes };
+    Reading::new(tree, planned.inode, position_bytes).ok_or_else(changed)
+}
+
 impl Output {
-    fn append(&mut self, block: &[u8], may_be_sparse: bool, compressor: &mut Compressor) -> Result<(), WriteError> {
-        if may_be_sparse && is_zero(block) {
-            self.sizes.push(0);
-            return Ok(());
-        }
+    fn append(&mut self, block: &[u8], compressor: &mut Compressor) -> Result<(), WriteError> {
         let start = self.bytes.len();
         let flag = if compressor.append(block, &mut self.bytes)? {
             0
@@ -272,65 +287,5 @@ impl Output {
         };
         self.sizes.push((self.bytes.len() - start) as u32 | flag);
         Ok(())
-    }
-}
-
-/// Each byte equals the next, and the first is zero: one `memcmp`, which ends at once for most blocks.
-pub(super) fn is_zero(block: &[u8]) -> bool {
-    block.first().is_none_or(|&first| first == 0 && block[1..] == block[..block.len() - 1])
-}
-
-/// A file being read, with what its errors need.
-struct Reading<'a> {
-    reader: Box<dyn Read + 'a>,
-    name: Box<dyn Fn() -> String + 'a>,
-    size_bytes: u64,
-}
-
-impl<'a> Reading<'a> {
-    fn new(tree: &'a Tree, plan: &Plan, file: u32, offset_bytes: u64) -> Result<Self, WriteError> {
-        let planned = &plan.files[file as usize];
-        let Some(content) = content(tree, planned.inode) else {
-            return Err(WriteError::Changed { name: "a file".to_owned(), expected_bytes: planned.size_bytes });
-        };
-        let name = move || tree.content_name(content);
-        let reader = tree.open(content, offset_bytes).map_err(|source| WriteError::Read { name: name(), source })?;
-        Ok(Self { reader, name: Box::new(name), size_bytes: planned.size_bytes })
-    }
-
-    fn fill(&mut self, buffer: &mut [u8]) -> Result<(), WriteError> {
-        self.reader.read_exact(buffer).map_err(|source| match source.kind() {
-            io::ErrorKind::UnexpectedEof => self.changed(),
-            _ => WriteError::Read { name: (self.name)(), source },
-        })
-    }
-
-    /// Checks that the file ends here: one that grew is as wrong as one that shrank.
-    fn check_end(&mut self) -> Result<(), WriteError> {
-        match self.reader.read(&mut [0]) {
-            Ok(0) => Ok(()),
-            Ok(_) => Err(self.changed()),
-            Err(source) => Err(WriteError::Read { name: (self.name)(), source }),
-        }
-    }
-
-    fn changed(&self) -> WriteError {
-        WriteError::Changed { name: (self.name)(), expected_bytes: self.size_bytes }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::is_zero;
-
-    #[test]
-    fn one_byte_anywhere_makes_a_block_worth_storing() {
-        assert!(is_zero(&[0; 100]) && is_zero(&[]));
-        for at in 0..100 {
-            let mut block = [0; 100];
-            block[at] = 1;
-            assert!(!is_zero(&block), "{at}");
-        }
-        assert!(!is_zero(&[1; 100]));
     }
 }

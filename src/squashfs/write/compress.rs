@@ -1,6 +1,6 @@
 //! The compressors of the format, one call each: bytes in, smaller bytes out, or the news that they don't get smaller.
 
-use super::{BLOCK_BYTES, WriteError};
+use super::{WriteError, metadata};
 use libdeflater::{CompressionLvl, Compressor as Deflate};
 use liblzma::stream::{Action, Check, Filters, LzmaOptions, Status, Stream};
 
@@ -71,6 +71,17 @@ pub(super) enum Compressor {
 }
 
 impl Compressor {
+    /// For data in blocks of `block_bytes`.
+    pub(super) fn for_data(compression: Compression, block_bytes: usize) -> Result<Self, WriteError> {
+        let mut compressor = Self::new(compression)?;
+        if let Self::Xz(options) = &mut compressor {
+            // The kernel allocates one dictionary of a block's size, at least this large.
+            options.dict_size(block_bytes.max(metadata::BLOCK_BYTES) as u32);
+        }
+        Ok(compressor)
+    }
+
+    /// For metadata, whose blocks are small.
     pub(super) fn new(compression: Compression) -> Result<Self, WriteError> {
         let failed = |reason: String| WriteError::Compress { reason };
         Ok(match compression {
@@ -83,8 +94,7 @@ impl Compressor {
             }
             Compression::Xz { level } => {
                 let mut options = LzmaOptions::new_preset(u32::from(level)).map_err(|e| failed(e.to_string()))?;
-                // The kernel allocates one dictionary of a block's size.
-                options.dict_size(BLOCK_BYTES as u32);
+                options.dict_size(metadata::BLOCK_BYTES as u32);
                 Self::Xz(options)
             }
             Compression::Zstd { level } => {
@@ -132,6 +142,7 @@ impl Compressor {
 
 #[cfg(test)]
 mod tests {
+    use super::super::BLOCK_BYTES;
     use super::*;
 
     const ALL: [Compression; 5] =
@@ -141,7 +152,7 @@ mod tests {
     fn what_repeats_gets_smaller_and_is_appended() {
         for compression in &ALL[1..] {
             let mut output = b"before".to_vec();
-            let mut compressor = Compressor::new(*compression).unwrap();
+            let mut compressor = Compressor::for_data(*compression, BLOCK_BYTES).unwrap();
             assert!(compressor.append(&[7; BLOCK_BYTES], &mut output).unwrap());
             assert!(output.starts_with(b"before") && output.len() < 2000, "{compression:?}: {}", output.len());
         }

@@ -3,14 +3,14 @@
 //! Only files that share their size with another one are read here. The hash decides what is worth comparing, and
 //! nothing else: a collision costs time, never a wrong image.
 
-use super::{WriteError, content};
+use super::reading::{Filled, Reading, is_zero};
+use super::{Progress, Stage, WriteError, content};
 use crate::tree::{InodeId, Tree};
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hasher};
-use std::io::Read;
 use std::num::NonZeroUsize;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 /// For each inode that equals an earlier one of `files`: the first such.
 pub(super) type SameAs = HashMap<InodeId, InodeId>;
@@ -18,14 +18,20 @@ pub(super) type SameAs = HashMap<InodeId, InodeId>;
 const BUFFER_BYTES: usize = 64 << 10;
 
 /// Finds duplicates among `files`, none of them empty.
-pub(super) fn find(tree: &Tree, files: &[InodeId], threads: NonZeroUsize) -> Result<SameAs, WriteError> {
+pub(super) fn find(
+    tree: &Tree,
+    files: &[InodeId],
+    threads: NonZeroUsize,
+    watch: &mut dyn FnMut(Progress),
+) -> Result<SameAs, WriteError> {
     let size = |id: InodeId| content(tree, id).map_or(0, crate::tree::Content::size_bytes);
     let mut by_size: HashMap<u64, u32> = HashMap::new();
     for &id in files {
         *by_size.entry(size(id)).or_default() += 1;
     }
     let candidates: Vec<InodeId> = files.iter().copied().filter(|&id| by_size[&size(id)] > 1).collect();
-    let hashes = in_parallel(&candidates, threads, |&id| hash(tree, id))?;
+    let hashes =
+        in_parallel(&candidates, threads, |&id| hash(tree, id), |&id| size(id), &mut of_stage(Stage::Hashing, watch))?;
 
     let mut first: HashMap<(u64, u64), InodeId> = HashMap::new();
     let mut pairs = Vec::new();
@@ -37,89 +43,108 @@ pub(super) fn find(tree: &Tree, files: &[InodeId], threads: NonZeroUsize) -> Res
             }
         }
     }
-    let equal = in_parallel(&pairs, threads, |&(id, earlier)| same_bytes(tree, id, earlier))?;
+    let compare = |&(id, earlier): &(InodeId, InodeId)| same_bytes(tree, id, earlier);
+    let equal = in_parallel(&pairs, threads, compare, |&(id, _)| size(id), &mut of_stage(Stage::Comparing, watch))?;
     Ok(pairs.into_iter().zip(equal).filter(|(_, equal)| *equal).map(|(pair, _)| pair).collect())
 }
 
+fn of_stage(stage: Stage, watch: &mut dyn FnMut(Progress)) -> impl FnMut(u64, u64) {
+    move |done_bytes, total_bytes| watch(Progress { stage, done_bytes, total_bytes })
+}
+
+/// Equal for equal contents, whether their zeros are holes or bytes.
 fn hash(tree: &Tree, id: InodeId) -> Result<u64, WriteError> {
     let mut hasher = DefaultHasher::new();
-    each_buffer(tree, id, |bytes| {
-        hasher.write(bytes);
-        true
-    })?;
+    let mut file = Buffers::new(tree, id)?;
+    while let Some(bytes) = file.next()? {
+        match bytes {
+            Some(bytes) => hasher.write(bytes),
+            None => hasher.write_u8(0),
+        }
+    }
     Ok(hasher.finish())
 }
 
 fn same_bytes(tree: &Tree, one: InodeId, other: InodeId) -> Result<bool, WriteError> {
-    let Some(content) = content(tree, other) else { return Ok(false) };
-    let failed = |source| WriteError::Read { name: tree.content_name(content), source };
-    let mut reader = tree.open(content, 0).map_err(failed)?;
-    let mut buffer = vec![0; BUFFER_BYTES];
-    let mut same = true;
-    let mut result = Ok(());
-    each_buffer(tree, one, |bytes| {
-        let buffer = &mut buffer[..bytes.len()];
-        match reader.read_exact(buffer) {
-            Ok(()) => same &= *buffer == *bytes,
-            Err(source) => {
-                same = false;
-                result = Err(failed(source));
-            }
-        }
-        same
-    })?;
-    result.map(|()| same)
-}
-
-/// Gives the content of a file to `use_bytes` in pieces, as long as that says yes.
-fn each_buffer(tree: &Tree, id: InodeId, mut use_bytes: impl FnMut(&[u8]) -> bool) -> Result<(), WriteError> {
-    let Some(content) = content(tree, id) else { return Ok(()) };
-    let failed = |source| WriteError::Read { name: tree.content_name(content), source };
-    let mut reader = tree.open(content, 0).map_err(failed)?;
-    let mut left_bytes = content.size_bytes();
-    let mut buffer = vec![0; BUFFER_BYTES.min(usize::try_from(left_bytes).unwrap_or(BUFFER_BYTES))];
-    while left_bytes > 0 {
-        let length = buffer.len().min(usize::try_from(left_bytes).unwrap_or(usize::MAX));
-        reader.read_exact(&mut buffer[..length]).map_err(|source| match source.kind() {
-            std::io::ErrorKind::UnexpectedEof => {
-                WriteError::Changed { name: tree.content_name(content), expected_bytes: content.size_bytes() }
-            }
-            _ => failed(source),
-        })?;
-        left_bytes -= length as u64;
-        if !use_bytes(&buffer[..length]) {
-            break;
+    let (mut one, mut other) = (Buffers::new(tree, one)?, Buffers::new(tree, other)?);
+    loop {
+        match (one.next()?, other.next()?) {
+            (None, None) => return Ok(true),
+            (one, other) if one != other => return Ok(false),
+            _ => {}
         }
     }
-    Ok(())
 }
 
-/// `work` of each item, in the items' order; of several errors the first item's.
+/// A file in pieces of [`BUFFER_BYTES`].
+struct Buffers<'a> {
+    reading: Reading<'a>,
+    left_bytes: u64,
+    buffer: Vec<u8>,
+}
+
+impl<'a> Buffers<'a> {
+    fn new(tree: &'a Tree, id: InodeId) -> Result<Self, WriteError> {
+        // Only files are candidates.
+        let changed = || WriteError::Changed { name: "a file".to_owned(), expected_bytes: 0 };
+        let reading = Reading::new(tree, id, 0).ok_or_else(changed)?;
+        let left_bytes = reading.size_bytes();
+        let buffer = vec![0; BUFFER_BYTES.min(usize::try_from(left_bytes).unwrap_or(BUFFER_BYTES))];
+        Ok(Self { reading, left_bytes, buffer })
+    }
+
+    /// The next piece, `None` within for one of zeros; `None` at the end.
+    fn next(&mut self) -> Result<Option<Option<&[u8]>>, WriteError> {
+        let length = self.buffer.len().min(usize::try_from(self.left_bytes).unwrap_or(usize::MAX));
+        if length == 0 {
+            return Ok(None);
+        }
+        let buffer = &mut self.buffer[..length];
+        self.left_bytes -= length as u64;
+        let zeros = self.reading.next(buffer)? == Filled::Hole || is_zero(buffer);
+        Ok(Some((!zeros).then_some(buffer)))
+    }
+}
+
+/// `work` of each item, in the items' order; of several errors the first item's. The calling thread works too, and
+/// tells `watch` how many bytes, as `bytes_of` counts them, are done, and of how many.
 fn in_parallel<T: Sync, R: Send>(
     items: &[T],
     threads: NonZeroUsize,
     work: impl Fn(&T) -> Result<R, WriteError> + Sync,
+    bytes_of: impl Fn(&T) -> u64 + Sync,
+    watch: &mut dyn FnMut(u64, u64),
 ) -> Result<Vec<R>, WriteError> {
     // Some items at a time: taking them costs nothing then, and neighbours lie in one directory.
     const BATCH: usize = 32;
     let next = AtomicUsize::new(0);
     let stop = AtomicBool::new(false);
+    let done_bytes = AtomicU64::new(0);
     let done = Mutex::new(Vec::new());
-    let run = || {
+    let run = |told: &mut dyn FnMut()| {
         while !stop.load(Ordering::Relaxed) {
             let batch = next.fetch_add(1, Ordering::Relaxed);
             let Some(rest) = items.get(batch * BATCH..).filter(|rest| !rest.is_empty()) else { return };
-            let answer: Result<Vec<R>, WriteError> = rest.iter().take(BATCH).map(&work).collect();
+            let each = rest.iter().take(BATCH).map(|item| {
+                let answer = work(item);
+                done_bytes.fetch_add(bytes_of(item), Ordering::Relaxed);
+                told();
+                answer
+            });
+            let answer: Result<Vec<R>, WriteError> = each.collect();
             stop.fetch_or(answer.is_err(), Ordering::Relaxed);
             done.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push((batch, answer));
         }
     };
     let useful = threads.get().min(items.len().div_ceil(BATCH));
+    let total_bytes = items.iter().map(&bytes_of).fold(0, u64::saturating_add);
     std::thread::scope(|scope| {
         for _ in 1..useful {
-            scope.spawn(run);
+            scope.spawn(|| run(&mut || {}));
         }
-        run();
+        run(&mut || {
+            watch(done_bytes.load(Ordering::Relaxed), total_bytes);
+        });
     });
     let mut done = done.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
     done.sort_unstable_by_key(|(batch, _)| *batch);

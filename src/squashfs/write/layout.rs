@@ -62,10 +62,32 @@ impl Plan {
         self.pieces.iter().filter(|piece| matches!(piece, Piece::Fragment { .. })).count()
     }
 
+    /// Bytes of the contents that are compressed: each duplicate once.
+    pub fn stored_bytes(&self) -> u64 {
+        self.content_bytes - self.duplicate_bytes
+    }
+
+    /// Bytes of content in one piece.
+    pub fn piece_bytes(&self, piece: &Piece) -> u64 {
+        let block_bytes = self.block_bytes as u64;
+        match piece {
+            Piece::Blocks { file, blocks } => {
+                let end = (blocks.end * block_bytes).min(self.files[*file as usize].size_bytes);
+                end - blocks.start * block_bytes
+            }
+            Piece::Fragment { small } => {
+                let files = &self.small[small.start as usize..small.end as usize];
+                files.iter().map(|file| self.files[*file as usize].size_bytes).sum()
+            }
+        }
+    }
+
     pub fn block_count(&self) -> u64 {
         self.files.last().map_or(0, |file| file.first_block + file.blocks)
     }
 }
+
+const TOO_LARGE: WriteError = WriteError::TooMany { what: "bytes in files", limit: u64::MAX };
 
 /// Lays out the contents of `files`, in that order.
 pub(super) fn plan(tree: &Tree, files: &[InodeId], same_as: &SameAs, block_bytes: usize) -> Result<Plan, WriteError> {
@@ -76,7 +98,7 @@ pub(super) fn plan(tree: &Tree, files: &[InodeId], same_as: &SameAs, block_bytes
     let mut fragments = 0;
     for &inode in files {
         let size_bytes = content(tree, inode).map_or(0, crate::tree::Content::size_bytes);
-        plan.content_bytes = plan.content_bytes.saturating_add(size_bytes);
+        plan.content_bytes = plan.content_bytes.checked_add(size_bytes).ok_or(TOO_LARGE)?;
         if let Some(earlier) = same_as.get(&inode) {
             plan.file_of[inode.index()] = plan.file_of[earlier.index()];
             plan.duplicate_files += 1;
@@ -166,6 +188,7 @@ mod tests {
             Piece::Fragment { small: 2..3 },
         ];
         assert_eq!(plan.pieces, expected);
+        assert_eq!(expected.map(|piece| plan.piece_bytes(&piece)), [4097, 4096, 4096, 1]);
     }
 
     #[test]
@@ -175,6 +198,7 @@ mod tests {
         assert_eq!(plan.jobs.first(), Some(&(0..1)));
         assert_eq!(plan.jobs.last(), Some(&(7..8)));
         assert_eq!(plan.block_count(), 8 << 8);
+        assert_eq!(plan.pieces.iter().map(|piece| plan.piece_bytes(piece)).sum::<u64>(), plan.stored_bytes());
     }
 
     #[test]

@@ -14,9 +14,10 @@
 use super::compress::{Compression, Compressor};
 use super::duplicates::SameAs;
 use super::layout::{File, NO_FRAGMENT, Plan};
-use super::{BLOCK_BYTES, Contents, PackOptions, Summary, WriteError, blocks, finish, inodes};
+use super::reading::is_zero;
+use super::{Contents, PackOptions, Summary, WriteError, blocks, finish, inodes};
 use crate::tree::{Body, Content, InodeId, Tree};
-use blocks::{Fragment, Stored, UNCOMPRESSED, is_zero};
+use blocks::{Fragment, Stored, UNCOMPRESSED};
 use sha2::{Digest, Sha256};
 use std::collections::{HashMap, VecDeque};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -41,6 +42,8 @@ pub fn write_stream<O: Write + Seek, E: From<WriteError>>(
     out: &mut O,
     fill: impl FnOnce(&mut Packer<'_, O>) -> Result<(Tree, i64), E>,
 ) -> Result<(Tree, Summary), E> {
+    super::check_block_bytes(options.block_bytes)?;
+    let block_bytes = options.block_bytes;
     let base = out.stream_position().map_err(WriteError::from)?;
     let head = super::head(options);
     out.write_all(&head).map_err(WriteError::from)?;
@@ -50,7 +53,7 @@ pub fn write_stream<O: Write + Seek, E: From<WriteError>>(
     std::thread::scope(|scope| {
         for _ in 0..options.threads.get() {
             let done = done.clone();
-            scope.spawn(|| compress(&waiting, done, options.compression));
+            scope.spawn(|| compress(&waiting, done, options.compression, block_bytes));
         }
         // When the last worker is gone, so is the last sender: whoever waits for a result then gets an error.
         drop(done);
@@ -66,7 +69,8 @@ pub fn write_stream<O: Write + Seek, E: From<WriteError>>(
             expected: VecDeque::new(),
             files: Vec::new(),
             stored: Stored { starts: Vec::new(), block_sizes: Vec::new(), fragments: Vec::new() },
-            fragment: Vec::with_capacity(BLOCK_BYTES),
+            block_bytes,
+            fragment: Vec::with_capacity(block_bytes),
             fragments: 0,
             known: HashMap::new(),
             open: Open::default(),
@@ -96,6 +100,7 @@ pub struct Packer<'a, O> {
     expected: VecDeque<Expected>,
     files: Vec<Placed>,
     stored: Stored,
+    block_bytes: usize,
     /// The fragment being filled.
     fragment: Vec<u8>,
     fragments: u32,
@@ -159,7 +164,8 @@ impl<O: Write + Seek> Packer<'_, O> {
         }
         let number = u32::try_from(self.files.len()).ok().filter(|&number| number < u32::MAX);
         let number = number.ok_or(WriteError::TooMany { what: "files", limit: u64::from(u32::MAX) })?;
-        let blocks = if size_bytes < BLOCK_BYTES as u64 { 0 } else { size_bytes.div_ceil(BLOCK_BYTES as u64) };
+        let block_bytes = self.block_bytes as u64;
+        let blocks = if size_bytes < block_bytes { 0 } else { size_bytes.div_ceil(block_bytes) };
         self.files.push(Placed {
             size_bytes,
             start: 0,
@@ -187,7 +193,7 @@ impl<O: Write + Seek> Packer<'_, O> {
     }
 
     fn add_small(&mut self, number: u32, length: usize, source: &mut Whole) -> Result<(), WriteError> {
-        if self.fragment.len() + length > BLOCK_BYTES {
+        if self.fragment.len() + length > self.block_bytes {
             self.close_fragment()?;
         }
         let start = self.fragment.len();
@@ -220,7 +226,7 @@ impl<O: Write + Seek> Packer<'_, O> {
         if self.fragment.is_empty() {
             return Ok(());
         }
-        let bytes = std::mem::replace(&mut self.fragment, Vec::with_capacity(BLOCK_BYTES));
+        let bytes = std::mem::replace(&mut self.fragment, Vec::with_capacity(self.block_bytes));
         self.fragments += 1;
         self.send(bytes, Expected::Fragment)
     }
@@ -319,10 +325,11 @@ impl<O: Write + Seek> Packer<'_, O> {
         while !self.expected.is_empty() {
             self.settle()?;
         }
-        let Self { out, base, end, files, mut stored, digest, duplicate_files, duplicate_bytes, .. } = self;
+        let Self { out, base, end, files, mut stored, block_bytes, digest, duplicate_files, duplicate_bytes, .. } =
+            self;
 
         let mut plan = Plan {
-            block_bytes: BLOCK_BYTES,
+            block_bytes,
             file_of: vec![u32::MAX; tree.inode_count()],
             content_bytes,
             duplicate_files,
@@ -376,13 +383,18 @@ impl Whole<'_> {
 }
 
 /// Compresses jobs until no more can come.
-fn compress(waiting: &Mutex<Receiver<Job>>, done: Sender<(u64, Result<Output, WriteError>)>, compression: Compression) {
-    let mut compressor = Compressor::new(compression);
+fn compress(
+    waiting: &Mutex<Receiver<Job>>,
+    done: Sender<(u64, Result<Output, WriteError>)>,
+    compression: Compression,
+    block_bytes: usize,
+) {
+    let mut compressor = Compressor::for_data(compression, block_bytes);
     loop {
         let job = waiting.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok(job) = job else { return };
         let result = match &mut compressor {
-            Ok(compressor) => run(&job, compressor),
+            Ok(compressor) => run(&job, compressor, block_bytes),
             Err(WriteError::Compress { reason }) => Err(WriteError::Compress { reason: reason.clone() }),
             Err(other) => Err(WriteError::Compress { reason: other.to_string() }),
         };
@@ -392,10 +404,10 @@ fn compress(waiting: &Mutex<Receiver<Job>>, done: Sender<(u64, Result<Output, Wr
     }
 }
 
-fn run(job: &Job, compressor: &mut Compressor) -> Result<Output, WriteError> {
+fn run(job: &Job, compressor: &mut Compressor, block_bytes: usize) -> Result<Output, WriteError> {
     let mut bytes = Vec::with_capacity(job.bytes.len());
-    let mut sizes = Vec::with_capacity(job.bytes.len().div_ceil(BLOCK_BYTES));
-    for block in job.bytes.chunks(BLOCK_BYTES) {
+    let mut sizes = Vec::with_capacity(job.bytes.len().div_ceil(block_bytes));
+    for block in job.bytes.chunks(block_bytes) {
         if !job.is_fragment && is_zero(block) {
             sizes.push(0);
             continue;
@@ -418,7 +430,7 @@ fn run(job: &Job, compressor: &mut Compressor) -> Result<Output, WriteError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::squashfs::write::write;
+    use crate::squashfs::write::{BLOCK_BYTES, write};
     use crate::squashfs::{Bytes, Reader};
     use crate::tree::Attributes;
     use std::num::NonZeroUsize;
@@ -428,7 +440,8 @@ mod tests {
     }
 
     fn options(threads: usize) -> PackOptions {
-        PackOptions { compression: Compression::ZSTD, threads: NonZeroUsize::new(threads).unwrap(), time: 7 }
+        let threads = NonZeroUsize::new(threads).unwrap();
+        PackOptions { compression: Compression::ZSTD, block_bytes: BLOCK_BYTES, threads, time: 7 }
     }
 
     /// Bytes without patterns, but the same for the same seed.

@@ -10,7 +10,8 @@ fn attributes(mode: u16) -> Attributes {
 }
 
 fn options(compression: Compression, threads: usize) -> PackOptions {
-    PackOptions { compression, threads: NonZeroUsize::new(threads).unwrap(), time: 1_700_000_000 }
+    let threads = NonZeroUsize::new(threads).unwrap();
+    PackOptions { compression, block_bytes: BLOCK_BYTES, threads, time: 1_700_000_000 }
 }
 
 /// A file system with all that the format distinguishes in how data lie: whole blocks, tails, zeros, duplicates.
@@ -98,6 +99,29 @@ fn an_image_begins_where_its_file_stands_and_ends_at_a_page() {
     assert_eq!(out.get_ref()[..8192], [b'.'; 8192]);
 }
 
+#[test]
+fn block_sizes_that_the_format_lacks_are_refused() {
+    for block_bytes in [0, 1, 2048, 100_000, 2 << 20] {
+        let options = PackOptions { block_bytes, ..options(Compression::GZIP, 1) };
+        let error = write(&sample(), &options, &mut Cursor::new(Vec::new())).unwrap_err();
+        assert!(matches!(error, WriteError::BlockSize { bytes } if bytes == block_bytes), "{error}");
+    }
+}
+
+#[test]
+fn progress_of_each_stage_grows_to_its_total() {
+    let mut told: Vec<Progress> = Vec::new();
+    let mut watch = |progress| told.push(progress);
+    write_watched(&sample(), &options(Compression::ZSTD, 3), &mut Cursor::new(Vec::new()), &mut watch).unwrap();
+    for stage in [Stage::Hashing, Stage::Comparing, Stage::Packing] {
+        let of_stage: Vec<&Progress> = told.iter().filter(|progress| progress.stage == stage).collect();
+        assert!(of_stage.is_sorted_by_key(|progress| progress.done_bytes));
+        assert!(of_stage.iter().all(|progress| progress.done_bytes <= progress.total_bytes));
+    }
+    let last = told.last().unwrap();
+    assert_eq!((last.stage, last.done_bytes), (Stage::Packing, last.total_bytes));
+}
+
 /// Content that is not as long as was said, or can't be had.
 struct Odd(Result<&'static [u8], io::ErrorKind>);
 
@@ -181,10 +205,14 @@ mod identity {
     }
 
     fn check(tree: &Tree, compression: Compression) {
-        let (bytes, _) = image(tree, &options(compression, 2));
+        check_blocks(tree, compression, BLOCK_BYTES);
+    }
+
+    fn check_blocks(tree: &Tree, compression: Compression, block_bytes: usize) {
+        let (bytes, _) = image(tree, &PackOptions { block_bytes, ..options(compression, 2) });
         let (expected, actual) = (tree.dump().unwrap(), again(bytes).dump().unwrap());
         for (expected, actual) in expected.lines().zip(actual.lines()) {
-            assert_eq!(expected, actual, "{compression:?}");
+            assert_eq!(expected, actual, "{compression:?}, blocks of {block_bytes} bytes");
         }
         assert_eq!(expected.lines().count(), actual.lines().count());
     }
@@ -197,6 +225,18 @@ mod identity {
         for compression in ALL {
             check(&sample(), compression);
         }
+    }
+
+    #[test]
+    fn in_blocks_of_every_size() {
+        let (least, most) = BLOCK_BYTES_RANGE;
+        for shift in least.trailing_zeros()..=most.trailing_zeros() {
+            for compression in [Compression::None, Compression::Lz4] {
+                check_blocks(&sample(), compression, 1 << shift);
+            }
+        }
+        check_blocks(&sample(), Compression::XZ, least);
+        check_blocks(&sample(), Compression::XZ, most);
     }
 
     #[test]
