@@ -51,7 +51,9 @@ fn next_random(state: &mut u64) -> u8 {
 
 /// The lines of a directory's tree, as the image has it.
 fn tree_of(directory: &Path) -> Vec<String> {
-    let walked = from_directory(&HostPath::new(directory), &Options { owners: Owners::AllRoot }).expect("a tree");
+    let walked =
+        from_directory(&HostPath::new(directory), &Options { owners: Owners::AllRoot, remembered: Default::default() })
+            .expect("a tree");
     walked.tree.dump().expect("contents").lines().map(str::to_owned).collect()
 }
 

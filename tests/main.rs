@@ -17,6 +17,7 @@ mod exec;
 mod image;
 mod inspect;
 mod rooms;
+mod root_emulation;
 mod run;
 mod serve;
 mod sif;

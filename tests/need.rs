@@ -40,6 +40,10 @@ pub const UNSQUASHFS: Need = Need { name: "unsquashfs", ask: || has_program("uns
 pub const MKSQUASHFS: Need = Need { name: "mksquashfs", ask: || has_program("mksquashfs") };
 /// An installed Apptainer, to run what sifu made.
 pub const APPTAINER: Need = Need { name: "apptainer", ask: || has_program("apptainer") };
+/// A C library that is not the host's, with its compiler.
+pub const MUSL: Need = Need { name: "musl", ask: || has_program("musl-gcc") };
+/// An interpreter that makes the system calls it is told to.
+pub const PYTHON: Need = Need { name: "python", ask: || has_program("python3") };
 /// The rights to mount a file system.
 pub const ROOT: Need = Need { name: "root", ask: || unless(!is_root(), "this is an ordinary user") };
 

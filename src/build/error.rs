@@ -2,6 +2,7 @@
 
 use crate::image::ImageError;
 use crate::image::extract::ExtractError;
+use crate::remembered::JournalError;
 use crate::report::{Hint, cause};
 use crate::sif;
 use crate::squashfs::{AsTreeError, write};
@@ -15,6 +16,8 @@ use std::io;
 pub enum BuildError {
     /// The source directory.
     Walk(WalkError),
+    /// What the source directory remembers of its files.
+    Remembered(JournalError),
     /// The source image.
     Image(Box<ImageError>),
     AsTree(AsTreeError),
@@ -67,6 +70,7 @@ impl fmt::Display for BuildError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Walk(error) => error.fmt(f),
+            Self::Remembered(error) => error.fmt(f),
             Self::Image(error) => error.fmt(f),
             Self::AsTree(error) => error.fmt(f),
             Self::Lookup(error) => error.fmt(f),
@@ -96,6 +100,7 @@ impl Hint for BuildError {
     fn hints(&self) -> Vec<String> {
         let hint = match self {
             Self::Walk(error) => return error.hints(),
+            Self::Remembered(error) => return error.hints(),
             Self::Image(error) => return error.hints(),
             Self::AsTree(error) => return error.hints(),
             Self::Pack(error) => return error.hints(),
@@ -132,6 +137,12 @@ impl Hint for BuildError {
 impl From<WalkError> for BuildError {
     fn from(error: WalkError) -> Self {
         Self::Walk(error)
+    }
+}
+
+impl From<JournalError> for BuildError {
+    fn from(error: JournalError) -> Self {
+        Self::Remembered(error)
     }
 }
 

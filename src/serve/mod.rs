@@ -21,6 +21,7 @@ mod threads;
 mod wire;
 
 pub use invented::{Invented, InventedContent};
+pub(crate) use process::settle;
 pub use starter::image_server::{send_fuse, send_mount_namespace};
 
 use crate::squashfs::Reader;

@@ -8,11 +8,12 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::SigSet;
 use nix::sys::stat::Mode;
 use nix::unistd::{Pid, chdir, dup2_stderr, dup2_stdin, dup2_stdout, setsid};
+use std::ffi::CStr;
 use std::os::fd::BorrowedFd;
 
-/// Makes this process a server that keeps `needed` descriptors only. Nothing of this is needed to serve, so what a
+/// Makes this process a server called `name` that keeps `needed` descriptors only. Nothing of this is needed to serve, so what a
 /// host refuses is left as it is.
-pub(super) fn settle(needed: &[BorrowedFd<'_>]) {
+pub(crate) fn settle(name: &CStr, needed: &[BorrowedFd<'_>]) {
     // A signal for the job (an interrupt, a time limit) is not for the image that the job still reads.
     let _ = SigSet::all().thread_block();
     let _ = setsid();
@@ -25,7 +26,7 @@ pub(super) fn settle(needed: &[BorrowedFd<'_>]) {
     starter::sys::close_all_except(needed);
     let _ = prctl::set_no_new_privs();
     let _ = prctl::set_dumpable(false);
-    let _ = prctl::set_name(c"sifu-serve");
+    let _ = prctl::set_name(name);
     for resource in [Resource::RLIMIT_CPU, Resource::RLIMIT_AS, Resource::RLIMIT_DATA] {
         if let Ok((_, hard)) = getrlimit(resource) {
             let _ = setrlimit(resource, hard, hard);

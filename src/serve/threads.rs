@@ -66,7 +66,7 @@ pub(super) fn serve(images: Vec<(Reader, ServeOptions)>, control: OwnedFd, owner
     let mut needed: Vec<BorrowedFd<'_>> = vec![control.as_fd()];
     needed.extend(owner.as_ref().map(AsFd::as_fd));
     needed.extend(images.iter().filter_map(|(reader, _)| reader.descriptor()));
-    process::settle(&needed);
+    process::settle(c"sifu-serve", &needed);
     drop(needed);
 
     let mut connections = Vec::new();

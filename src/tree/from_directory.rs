@@ -5,6 +5,7 @@
 //! read, and a file that is no longer what the walk saw is an error.
 
 use super::{Attributes, Body, Content, InodeId, Source, Tree, TreeError, Xattr};
+use crate::remembered::{Device, FileId, IN_SANDBOX, Record, Remembered, generation_of};
 use crate::report::{Hint, cause};
 use nix::dir::Dir;
 use nix::errno::Errno;
@@ -13,7 +14,7 @@ use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat};
 use nix::unistd::{Whence, lseek};
 use starter::paths::HostPath;
 use std::collections::HashMap;
-use std::ffi::{CString, OsStr};
+use std::ffi::{CStr, CString, OsStr};
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
@@ -38,6 +39,8 @@ pub enum Owners {
 #[derive(Clone, Debug)]
 pub struct Options {
     pub owners: Owners,
+    /// Owners, modes, devices and extended attributes that replace what the directory has.
+    pub remembered: Arc<Remembered>,
 }
 
 /// Why a directory has no tree.
@@ -125,7 +128,8 @@ pub fn from_directory(path: &HostPath, options: &Options) -> Result<Walked, Walk
         skipped_xattrs: Vec::new(),
     };
     let xattrs = walker.xattrs(&proc_path(walker.directory.root.as_fd(), b"."), || path.clone())?;
-    walker.tree = Tree::new(walker.attributes(&stat, xattrs));
+    let record = walker.record(walker.directory.root.as_fd(), c"", &stat).cloned();
+    walker.tree = Tree::new(walker.attributes(&stat, xattrs, record.as_ref()));
     walker.walk()
 }
 
@@ -171,6 +175,9 @@ impl Walker {
         source: super::SourceId,
         pending: &mut Vec<(InodeId, u32)>,
     ) -> Result<(), WalkError> {
+        if self.is_record_of_sandbox(component, name) {
+            return Ok(());
+        }
         let os_name = OsStr::from_bytes(name);
         let stat = fstatat(fd, os_name, AtFlags::AT_SYMLINK_NOFOLLOW)
             .map_err(|e| self.error(component, name, "examine", e.into()))?;
@@ -179,6 +186,10 @@ impl Walker {
         if linked && let Some(&known) = self.hard_links.get(&(stat.st_dev, stat.st_ino)) {
             return self.tree.link(into, name, known).map_err(|e| self.tree_error(component, e));
         }
+        let record = match CString::new(name) {
+            Ok(c_name) => self.record(fd.as_fd(), &c_name, &stat).cloned(),
+            Err(error) => return Err(self.error(component, name, "examine", error.into())),
+        };
         let body = match kind {
             SFlag::S_IFDIR => Body::Directory,
             SFlag::S_IFREG if stat.st_size == 0 => Body::File(Content::Bytes(Arc::new([]))),
@@ -199,6 +210,12 @@ impl Walker {
             SFlag::S_IFIFO => Body::Fifo,
             _ => Body::Socket,
         };
+        // A device node that is only remembered is an empty file.
+        let body = match record.as_ref().and_then(|record| record.device) {
+            Some(Device::Char(number)) if kind == SFlag::S_IFREG => Body::CharDevice(number),
+            Some(Device::Block(number)) if kind == SFlag::S_IFREG => Body::BlockDevice(number),
+            _ => body,
+        };
         let is_directory = matches!(body, Body::Directory);
         let xattrs = {
             let path = proc_path(fd.as_fd(), name);
@@ -206,7 +223,7 @@ impl Walker {
             let host_path = || directory.host_path(component, name);
             read_xattrs(&path, host_path, &mut self.skipped_xattrs)?
         };
-        let attributes = self.attributes(&stat, xattrs);
+        let attributes = self.attributes(&stat, xattrs, record.as_ref());
         let id = self.tree.insert(into, name, attributes, body).map_err(|e| self.tree_error(component, e))?;
         if linked {
             self.hard_links.insert((stat.st_dev, stat.st_ino), id);
@@ -237,12 +254,38 @@ impl Walker {
         Ok(names)
     }
 
-    fn attributes(&self, stat: &FileStat, xattrs: Vec<Xattr>) -> Attributes {
-        let (uid, gid) = match self.options.owners {
+    /// What is remembered of `name` in `directory` (of `directory` itself if `name` is empty).
+    fn record(&self, directory: BorrowedFd<'_>, name: &CStr, stat: &FileStat) -> Option<&Record> {
+        let remembered = &self.options.remembered;
+        let file = FileId { device: stat.st_dev, inode: stat.st_ino };
+        // Most files have none, and asking for the generation is a system call.
+        if remembered.may_know(file) { remembered.get(file, generation_of(directory, name)) } else { None }
+    }
+
+    /// Whether this is the file in which a sandbox remembers: it tells of files of this directory alone.
+    fn is_record_of_sandbox(&self, component: u32, name: &[u8]) -> bool {
+        IN_SANDBOX.split_once('/').is_some_and(|(folder, file)| {
+            name == file.as_bytes() && self.directory.names_to(component) == [folder.as_bytes()]
+        })
+    }
+
+    fn attributes(&self, stat: &FileStat, mut xattrs: Vec<Xattr>, record: Option<&Record>) -> Attributes {
+        let (mut uid, mut gid) = match self.options.owners {
             Owners::AllRoot => (0, 0),
             Owners::AsFound => (stat.st_uid, stat.st_gid),
         };
-        Attributes { mode: (stat.st_mode & 0o7777) as u16, uid, gid, mtime: stat.st_mtime, xattrs }
+        let mut mode = (stat.st_mode & 0o7777) as u16;
+        if let Some(record) = record {
+            uid = record.uid.unwrap_or(uid);
+            gid = record.gid.unwrap_or(gid);
+            mode = record.mode.unwrap_or(mode);
+            let known = record.xattrs.iter().filter(|(name, _)| can_be_held(name));
+            for (name, value) in known {
+                xattrs.retain(|xattr| xattr.name != *name);
+                xattrs.push(Xattr { name: name.clone(), value: value.clone() });
+            }
+        }
+        Attributes { mode, uid, gid, mtime: stat.st_mtime, xattrs }
     }
 
     fn xattrs(&mut self, path: &Path, host_path: impl Fn() -> HostPath) -> Result<Vec<Xattr>, WalkError> {
@@ -256,6 +299,11 @@ impl Walker {
     fn tree_error(&self, component: u32, source: TreeError) -> WalkError {
         WalkError::Tree { path: self.directory.host_path(component, b""), source }
     }
+}
+
+/// Whether an image can hold an extended attribute of this name.
+fn can_be_held(xattr: &[u8]) -> bool {
+    XATTR_NAMESPACES.iter().any(|namespace| xattr.starts_with(namespace))
 }
 
 /// The extended attributes that an image can hold, of the file at `path` itself.
@@ -273,7 +321,7 @@ fn read_xattrs(
     };
     let mut xattrs = Vec::new();
     for name in names.split(|&b| b == 0).filter(|name| !name.is_empty()) {
-        if !XATTR_NAMESPACES.iter().any(|namespace| name.starts_with(namespace)) {
+        if !can_be_held(name) {
             let text = String::from_utf8_lossy(name).into_owned();
             if !skipped.iter().any(|(known, _)| *known == text) {
                 skipped.push((text, host_path()));
@@ -481,7 +529,8 @@ impl Source for Directory {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::{PermissionsExt, symlink};
+    use crate::remembered::Generation;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 
     /// A directory of this test's own, removed at its end.
     struct Scratch(std::path::PathBuf);
@@ -500,8 +549,49 @@ mod tests {
         }
     }
 
+    #[test]
+    fn what_is_remembered_replaces_what_was_found() {
+        let scratch = Scratch::new("remembered");
+        for name in ["file", "node", "other"] {
+            std::fs::write(scratch.0.join(name), "").unwrap();
+        }
+        std::fs::set_permissions(scratch.0.join("file"), std::fs::Permissions::from_mode(0o750)).unwrap();
+        std::fs::set_permissions(scratch.0.join("node"), std::fs::Permissions::from_mode(0o666)).unwrap();
+        std::fs::set_permissions(scratch.0.join("other"), std::fs::Permissions::from_mode(0o644)).unwrap();
+        std::fs::create_dir(scratch.0.join(".singularity.d")).unwrap();
+        std::fs::write(scratch.0.join(IN_SANDBOX), "").unwrap();
+        let directory = File::open(&scratch.0).unwrap();
+        let mut remembered = Remembered::default();
+        let mut know = |name: &CStr, generation: Option<Generation>, record| {
+            let metadata = std::fs::metadata(scratch.0.join(name.to_str().unwrap())).unwrap();
+            let file = FileId { device: metadata.dev(), inode: metadata.ino() };
+            remembered.set(file, generation.unwrap_or_else(|| generation_of(directory.as_fd(), name)), record);
+        };
+        let xattrs = [("security.capability", "cap"), ("system.posix_acl_access", "acl"), ("user.a", "b")];
+        let xattrs = xattrs.iter().map(|(name, value)| (name.as_bytes().into(), value.as_bytes().into())).collect();
+        let owned = Record { uid: Some(33), gid: Some(34), mode: Some(0o2755), device: None, xattrs };
+        know(c"file", None, owned.clone());
+        let device = Some(Device::Char(0x103));
+        know(c"node", None, Record { uid: Some(5), device, ..Record::default() });
+        // Of a file that had the number before.
+        know(c"other", Some(Generation(1)), owned);
+        let options = Options { owners: Owners::AllRoot, remembered: Arc::new(remembered) };
+        let tree = from_directory(&HostPath::new(&scratch.0), &options).unwrap().tree;
+        let at = |name: &str| tree.inode(tree.child(tree.root(), name.as_bytes()).unwrap());
+        let file = at("file");
+        assert_eq!((file.uid, file.gid, file.mode), (33, 34, 0o2755));
+        let names: Vec<_> = file.xattrs.iter().map(|xattr| String::from_utf8_lossy(&xattr.name)).collect();
+        assert_eq!(names, ["security.capability", "user.a"]);
+        let node = at("node");
+        assert_eq!((node.uid, node.gid, node.mode), (5, 0, 0o666));
+        assert!(matches!(node.body, Body::CharDevice(0x103)), "{node:?}");
+        let other = at("other");
+        assert_eq!((other.uid, other.gid, other.mode), (0, 0, 0o644));
+        assert_eq!(tree.dump().unwrap().lines().count(), 5, "the record itself is left out");
+    }
+
     fn walk(path: &Path) -> Result<Walked, WalkError> {
-        from_directory(&HostPath::new(path), &Options { owners: Owners::AllRoot })
+        from_directory(&HostPath::new(path), &Options { owners: Owners::AllRoot, remembered: Arc::default() })
     }
 
     fn kinds(path: &Path) -> Vec<String> {

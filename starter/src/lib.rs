@@ -9,3 +9,4 @@ pub mod perform;
 pub mod plan;
 pub mod supervise;
 pub mod sys;
+pub mod trapped;

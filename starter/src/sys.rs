@@ -537,3 +537,303 @@ fn leads_outside(number: libc::c_int) -> bool {
     let namespace = result == 0 && file_system.f_type as u64 == NSFS;
     flags & libc::O_PATH != 0 || directory || namespace
 }
+
+// ---- root emulation: seccomp notifications ----
+
+/// Gives the calling thread and what it will start a seccomp filter; the listener gets the calls that it hands over.
+/// The listener is closed on exec. `EBUSY` when a filter further out has a listener already.
+pub fn install_seccomp_listener(program: &[libc::sock_filter]) -> std::io::Result<std::os::fd::OwnedFd> {
+    use std::os::fd::FromRawFd;
+    let length = u16::try_from(program.len()).map_err(|_| std::io::ErrorKind::InvalidInput)?;
+    let filter = libc::sock_fprog { len: length, filter: program.as_ptr().cast_mut() };
+    // A signal may not interrupt a call that the supervisor has begun: it would be begun twice. Linux 5.19.
+    for flags in [libc::SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV, 0] {
+        let flags = flags | libc::SECCOMP_FILTER_FLAG_NEW_LISTENER;
+        // SAFETY: `filter` and the `length` instructions that it points to outlive the call, which copies and checks
+        // them and writes nothing.
+        let result =
+            unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &raw const filter) };
+        match libc::c_int::try_from(result) {
+            // SAFETY: the kernel has just made this descriptor for us; nobody else knows it.
+            Ok(raw) if raw >= 0 => return Ok(unsafe { std::os::fd::OwnedFd::from_raw_fd(raw) }),
+            _ => {
+                let error = std::io::Error::last_os_error();
+                if error.raw_os_error() != Some(libc::EINVAL) {
+                    return Err(error);
+                }
+            }
+        }
+    }
+    Err(std::io::Error::from_raw_os_error(libc::EINVAL))
+}
+
+/// A system call that waits for its answer.
+#[derive(Clone, Copy, Debug)]
+pub struct Notification {
+    /// Names the call until it is answered.
+    pub id: u64,
+    /// The calling thread, as the receiver's process namespace knows it.
+    pub thread: i32,
+    pub number: i32,
+    pub arguments: [u64; 6],
+}
+
+/// Waits for the next call; `ENOENT` when the caller has gone meanwhile.
+pub fn receive_notification(listener: std::os::fd::BorrowedFd<'_>) -> std::io::Result<Notification> {
+    use std::os::fd::AsRawFd;
+    // A later kernel may know more fields than these eighty bytes.
+    #[repr(C)]
+    struct Roomy {
+        known: libc::seccomp_notif,
+        more: [u64; 32],
+    }
+    // SAFETY: all-zero bytes are valid for these structures of integers.
+    let mut notification: Roomy = unsafe { std::mem::zeroed() };
+    // SAFETY: the kernel writes one `struct seccomp_notif` to the buffer, which is larger and ours for the call; it must
+    // be zero before, and is.
+    let result =
+        unsafe { libc::ioctl(listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_RECV as _, &raw mut notification) };
+    if result < 0 {
+        return Err(std::io::Error::last_os_error());
+    }
+    let Roomy { known, .. } = notification;
+    Ok(Notification {
+        id: known.id,
+        thread: known.pid.cast_signed(),
+        number: known.data.nr,
+        arguments: known.data.args,
+    })
+}
+
+/// What a call that waits is answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotificationAnswer {
+    /// The kernel performs the call as if there were no filter.
+    Continue,
+    Value(i64),
+    /// An error number, above 0.
+    Error(i32),
+}
+
+/// Answers the call `id`; `ENOENT` when the caller has gone meanwhile.
+pub fn answer_notification(
+    listener: std::os::fd::BorrowedFd<'_>,
+    id: u64,
+    answer: NotificationAnswer,
+) -> std::io::Result<()> {
+    use std::os::fd::AsRawFd;
+    let (val, error, flags) = match answer {
+        NotificationAnswer::Continue => (0, 0, libc::SECCOMP_USER_NOTIF_FLAG_CONTINUE as u32),
+        NotificationAnswer::Value(value) => (value, 0, 0),
+        NotificationAnswer::Error(number) => (0, -number, 0),
+    };
+    let mut response = libc::seccomp_notif_resp { id, val, error, flags };
+    // SAFETY: `response` is a whole `struct seccomp_notif_resp` that outlives the call.
+    let result = unsafe { libc::ioctl(listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_SEND as _, &raw mut response) };
+    if result < 0 { Err(std::io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Whether the call `id` still waits: its thread is then the one that made it.
+pub fn notification_is_valid(listener: std::os::fd::BorrowedFd<'_>, id: u64) -> bool {
+    use std::os::fd::AsRawFd;
+    // SAFETY: the kernel reads the eight bytes of `id`, which outlive the call.
+    let result = unsafe { libc::ioctl(listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_ID_VALID as _, &raw const id) };
+    result == 0
+}
+
+/// Answers the call `id` with a copy of `descriptor`, made in the caller. Linux 5.14.
+pub fn answer_with_descriptor(
+    listener: std::os::fd::BorrowedFd<'_>,
+    id: u64,
+    descriptor: std::os::fd::BorrowedFd<'_>,
+    close_on_exec: bool,
+) -> std::io::Result<()> {
+    use std::os::fd::AsRawFd;
+    let mut request = libc::seccomp_notif_addfd {
+        id,
+        flags: libc::SECCOMP_ADDFD_FLAG_SEND as u32,
+        srcfd: descriptor.as_raw_fd().cast_unsigned(),
+        newfd: 0,
+        newfd_flags: if close_on_exec { libc::O_CLOEXEC.cast_unsigned() } else { 0 },
+    };
+    // SAFETY: `request` is a whole `struct seccomp_notif_addfd` that outlives the call, and its descriptor is open.
+    let result = unsafe { libc::ioctl(listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_ADDFD as _, &raw mut request) };
+    if result < 0 { Err(std::io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Lets the kernel run caller and supervisor on one CPU in turn, where it can (Linux 6.6): a wake-up across CPUs costs
+/// more than the work.
+pub fn wake_on_this_cpu(listener: std::os::fd::BorrowedFd<'_>) {
+    use std::os::fd::AsRawFd;
+    // `SECCOMP_IOCTL_NOTIF_SET_FLAGS` and `SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP`: write of eight bytes, number 4.
+    const SET_FLAGS: u32 = (1 << 30) | (8 << 16) | ((b'!' as u32) << 8) | 4;
+    // SAFETY: the argument is a number, not an address.
+    unsafe { libc::ioctl(listener.as_raw_fd(), SET_FLAGS as _, 1_u64) };
+}
+
+/// Reads memory of another process at `address`; gives how many bytes could be read.
+pub fn read_memory(thread: i32, address: u64, buffer: &mut [u8]) -> std::io::Result<usize> {
+    let local = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
+    let remote = libc::iovec { iov_base: address as *mut libc::c_void, iov_len: buffer.len() };
+    // SAFETY: the kernel writes at most `buffer.len()` bytes to `buffer`, which is ours for the call. The remote address
+    // is resolved in the other process only.
+    let count = unsafe { libc::process_vm_readv(thread, &raw const local, 1, &raw const remote, 1, 0) };
+    usize::try_from(count).map_err(|_| std::io::Error::last_os_error())
+}
+
+/// Writes to the memory of another process at `address`: all of `bytes`, or an error.
+pub fn write_memory(thread: i32, address: u64, bytes: &[u8]) -> std::io::Result<()> {
+    let local = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
+    let remote = libc::iovec { iov_base: address as *mut libc::c_void, iov_len: bytes.len() };
+    // SAFETY: the kernel reads `bytes`, which outlive the call, and writes to the memory of the other process only, at an
+    // address that is resolved there.
+    let count = unsafe { libc::process_vm_writev(thread, &raw const local, 1, &raw const remote, 1, 0) };
+    match usize::try_from(count) {
+        Ok(count) if count == bytes.len() => Ok(()),
+        Ok(_) => Err(std::io::Error::from_raw_os_error(libc::EFAULT)),
+        Err(_) => Err(std::io::Error::last_os_error()),
+    }
+}
+
+/// The soft and the hard limit on file locks of another process. Kernels since 2.4 keep the number, give it to children,
+/// and do nothing with it.
+pub fn lock_limit(thread: i32) -> std::io::Result<(u64, u64)> {
+    let mut limit = libc::rlimit64 { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the null pointer asks for no change; the kernel writes one `struct rlimit64` to `limit`.
+    let result = unsafe { libc::prlimit64(thread, libc::RLIMIT_LOCKS as _, std::ptr::null(), &raw mut limit) };
+    if result < 0 { Err(std::io::Error::last_os_error()) } else { Ok((limit.rlim_cur, limit.rlim_max)) }
+}
+
+/// Sets the soft limit on file locks of another process; the hard limit is given as it is.
+pub fn set_lock_limit(thread: i32, soft: u64, hard: u64) -> std::io::Result<()> {
+    let limit = libc::rlimit64 { rlim_cur: soft, rlim_max: hard };
+    // SAFETY: the kernel reads `limit`, which outlives the call; the null pointer asks for no answer.
+    let result = unsafe { libc::prlimit64(thread, libc::RLIMIT_LOCKS as _, &raw const limit, std::ptr::null_mut()) };
+    if result < 0 { Err(std::io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// The status of a file in the kernel's form (`struct stat`), with the fields that matter to the root emulation.
+#[derive(Clone, Copy)]
+pub struct RawStat(libc::stat);
+
+impl RawStat {
+    /// Asks for the status of what `descriptor` is open on.
+    pub fn of(descriptor: std::os::fd::BorrowedFd<'_>) -> std::io::Result<Self> {
+        use std::os::fd::AsRawFd;
+        // SAFETY: all-zero bytes are a valid `struct stat`.
+        let mut stat: libc::stat = unsafe { std::mem::zeroed() };
+        let (fd, flags) = (descriptor.as_raw_fd(), libc::AT_EMPTY_PATH);
+        // SAFETY: the name is NUL-terminated; the kernel writes one `struct stat`, whose layout the libraries of 64-bit
+        // Linux share with it, to `stat`.
+        let result = unsafe { libc::syscall(libc::SYS_newfstatat, fd, c"".as_ptr(), &raw mut stat, flags) };
+        if result < 0 { Err(std::io::Error::last_os_error()) } else { Ok(Self(stat)) }
+    }
+
+    pub fn fields(&self) -> &libc::stat {
+        &self.0
+    }
+
+    /// The fields, to be changed one by one.
+    pub fn fields_mut(&mut self) -> &mut libc::stat {
+        &mut self.0
+    }
+
+    pub fn as_bytes(&self) -> &[u8] {
+        let start = (&raw const self.0).cast::<u8>();
+        // SAFETY: the structure names all its bytes as fields, reserved ones included, so every byte is initialized; the
+        // slice lives as long as `self`.
+        unsafe { std::slice::from_raw_parts(start, size_of::<libc::stat>()) }
+    }
+}
+
+/// The answer of `statx(2)`.
+#[derive(Clone, Copy)]
+pub struct RawStatx(libc::statx);
+
+impl RawStatx {
+    /// Asks about `name` below `directory`.
+    pub fn of(
+        directory: std::os::fd::BorrowedFd<'_>,
+        name: &std::ffi::CStr,
+        flags: i32,
+        mask: u32,
+    ) -> std::io::Result<Self> {
+        use std::os::fd::AsRawFd;
+        // SAFETY: all-zero bytes are a valid `struct statx`.
+        let mut answer: libc::statx = unsafe { std::mem::zeroed() };
+        let fd = directory.as_raw_fd();
+        // SAFETY: the name is NUL-terminated and outlives the call; the kernel writes one `struct statx` to `answer`.
+        let result = unsafe { libc::syscall(libc::SYS_statx, fd, name.as_ptr(), flags, mask, &raw mut answer) };
+        if result < 0 { Err(std::io::Error::last_os_error()) } else { Ok(Self(answer)) }
+    }
+
+    pub fn fields(&self) -> &libc::statx {
+        &self.0
+    }
+
+    /// The fields, to be changed one by one.
+    pub fn fields_mut(&mut self) -> &mut libc::statx {
+        &mut self.0
+    }
+
+    pub fn as_bytes(&self) -> &[u8] {
+        let start = (&raw const self.0).cast::<u8>();
+        // SAFETY: the structure names all its bytes as fields, reserved ones included, so every byte is initialized; the
+        // slice lives as long as `self`.
+        unsafe { std::slice::from_raw_parts(start, size_of::<libc::statx>()) }
+    }
+}
+
+/// The file handle of `name` below `directory` (of `directory` itself if `name` is empty; symbolic links are not
+/// followed): bytes that differ from those of every other file that the file system ever had under the same inode number.
+/// `EOPNOTSUPP` where the file system has none.
+pub fn file_handle(directory: std::os::fd::BorrowedFd<'_>, name: &std::ffi::CStr) -> std::io::Result<Vec<u8>> {
+    use std::os::fd::AsRawFd;
+    #[repr(C)]
+    struct Handle {
+        bytes: u32,
+        kind: i32,
+        data: [u8; libc::MAX_HANDLE_SZ as usize],
+    }
+    let mut handle = Handle { bytes: libc::MAX_HANDLE_SZ as u32, kind: 0, data: [0; libc::MAX_HANDLE_SZ as usize] };
+    let mut mount = 0;
+    // Linux 6.5 makes handles that can't be opened for file systems that have no others (overlays).
+    for fid in [libc::AT_HANDLE_FID, 0] {
+        let flags = fid | libc::AT_EMPTY_PATH;
+        // SAFETY: the name is NUL-terminated; the kernel writes a `struct file_handle` with at most `bytes` bytes of data
+        // to `handle`, and a number to `mount`.
+        let result = unsafe {
+            libc::syscall(
+                libc::SYS_name_to_handle_at,
+                directory.as_raw_fd(),
+                name.as_ptr(),
+                &raw mut handle,
+                &raw mut mount,
+                flags,
+            )
+        };
+        if result == 0 {
+            let length = (handle.bytes as usize).min(handle.data.len());
+            return Ok(handle.data[..length].to_vec());
+        }
+    }
+    Err(std::io::Error::last_os_error())
+}
+
+/// Sets the extended attribute `name` of what `path` leads to.
+pub fn set_xattr(path: &std::path::Path, name: &std::ffi::CStr, value: &[u8], flags: i32) -> std::io::Result<()> {
+    let path = c_path(path)?;
+    // SAFETY: both names are NUL-terminated; they and `value` outlive the call, which only reads them.
+    let result = unsafe { libc::setxattr(path.as_ptr(), name.as_ptr(), value.as_ptr().cast(), value.len(), flags) };
+    if result < 0 { Err(std::io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Names of the extended attributes of what `path` leads to, each ended by NUL.
+pub fn list_xattrs_followed(path: &std::path::Path) -> std::io::Result<Vec<u8>> {
+    let path = c_path(path)?;
+    sized_answer(|buffer| {
+        // SAFETY: `path` is a NUL-terminated string that outlives the call; the kernel writes at most `buffer.len()`
+        // bytes to `buffer`, which is exclusively ours for the call; with length 0 it writes nothing.
+        unsafe { libc::listxattr(path.as_ptr(), buffer.as_mut_ptr().cast(), buffer.len()) }
+    })
+}

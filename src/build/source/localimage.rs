@@ -4,11 +4,13 @@ use super::{Fetching, Root};
 use crate::build::{BuildError, Note};
 use crate::def::Header;
 use crate::image;
+use crate::remembered;
 use crate::squashfs::Reader;
 use crate::tree;
 use starter::paths::HostPath;
 use std::ffi::OsString;
 use std::path::Path;
+use std::sync::Arc;
 
 /// An image or directory, as it was named.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,7 +29,8 @@ impl LocalImage {
     pub(super) fn fetch(&self, fetching: &mut Fetching) -> Result<Root, BuildError> {
         let path = Path::new(&self.path);
         if path.is_dir() {
-            let options = tree::Options { owners: fetching.owners };
+            let remembered = remembered::read(&remembered::of_sandbox(path))?;
+            let options = tree::Options { owners: fetching.owners, remembered: Arc::new(remembered) };
             let walked = tree::from_directory(&HostPath::new(path), &options)?;
             for (name, path) in &walked.skipped_xattrs {
                 let warning = format!("SquashFS has no extended attributes `{name}`: left out ({path} has one)");
