@@ -2,10 +2,12 @@
 //!
 //! Nothing here looks at anything. Names and paths are bytes, as the host has them.
 
+mod accelerators;
 mod probed;
 
 use std::collections::BTreeMap;
 
+pub use accelerators::*;
 pub use probed::*;
 use starter::paths::HostPath;
 

@@ -1,6 +1,10 @@
 //! What is known of an image before it is mounted: plain values for the planner.
 
+use std::collections::BTreeSet;
+
 use starter::paths::HostPath;
+
+use crate::elf::GlibcVersion;
 
 /// What holds the root file system.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -61,4 +65,21 @@ pub struct ImageFacts {
     pub has_shell: bool,
     /// Whether there is a `/.singularity.d`, which holds the scripts of images made by Apptainer.
     pub has_singularity_d: bool,
+}
+
+/// The C library of an image, as far as it can be told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CLibrary {
+    Glibc(GlibcVersion),
+    Musl,
+    /// None was found: a static image, or an unusual place.
+    Unknown,
+}
+
+/// What an image's dynamic linker has to offer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ImageLibraries {
+    pub c_library: CLibrary,
+    /// The names of its libraries.
+    pub names: BTreeSet<Vec<u8>>,
 }

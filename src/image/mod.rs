@@ -10,6 +10,7 @@ pub mod detect;
 mod error;
 pub mod extract;
 pub mod facts;
+pub mod libraries;
 pub mod metadata;
 pub mod sandbox;
 mod source;

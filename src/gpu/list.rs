@@ -1,0 +1,145 @@
+//! The lists of what `--nv` and `--rocm` look for on a host: `nvliblist.conf` and `rocmliblist.conf`.
+//!
+//! One name a line; blank lines and lines with `#` at the start don't count:
+//!
+//! ```text
+//! nvidia-smi              a program
+//! libcuda.so              a library, with any version behind the name
+//! libGL.so if-missing     a library that an image with one of the same name keeps its own of
+//! /run/some/socket        a file, directory or socket
+//! ```
+
+use std::fmt;
+
+use starter::paths::{ContainerPath, ContainerPathError};
+
+/// The lists that are used where the site has none.
+pub const NVIDIA: &str = include_str!("../../conf/nvliblist.conf");
+pub const AMD: &str = include_str!("../../conf/rocmliblist.conf");
+
+const IF_MISSING: &[u8] = b"if-missing";
+
+/// What a line of a list asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    Program(Vec<u8>),
+    /// `name` up to `.so`.
+    Library {
+        name: Vec<u8>,
+        if_missing: bool,
+    },
+    /// Shown in the container at the same path.
+    Path(ContainerPath),
+}
+
+/// Whether `found`, a name of the linker's cache, is the library `name` of a list, in any version.
+pub fn is_version_of(found: &[u8], name: &[u8]) -> bool {
+    found.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with(b"."))
+}
+
+/// Reads a list.
+pub fn parse(text: &[u8]) -> Result<Vec<Wanted>, ListError> {
+    let lines = text.split(|&byte| byte == b'\n').enumerate();
+    lines.filter_map(|(at, line)| wanted(line.trim_ascii(), at + 1).transpose()).collect()
+}
+
+fn wanted(line: &[u8], number: usize) -> Result<Option<Wanted>, ListError> {
+    if line.is_empty() || line.starts_with(b"#") {
+        return Ok(None);
+    }
+    if line.starts_with(b"/") {
+        return match ContainerPath::parse(line) {
+            Ok(path) => Ok(Some(Wanted::Path(path))),
+            Err(why) => Err(ListError { line: number, wrong: Wrong::Path(why) }),
+        };
+    }
+    let mut words = line.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());
+    let name = words.next().unwrap_or_default();
+    let condition = words.next();
+    let library = name.windows(3).any(|part| part == b".so");
+    if name.contains(&b'/') || condition.is_some_and(|word| word != IF_MISSING || !library) || words.next().is_some() {
+        let line_text = String::from_utf8_lossy(line).into_owned();
+        return Err(ListError { line: number, wrong: Wrong::Words(line_text) });
+    }
+    let name = name.to_vec();
+    Ok(Some(if library { Wanted::Library { name, if_missing: condition.is_some() } } else { Wanted::Program(name) }))
+}
+
+/// A line that a list can't hold. The caller says which file it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListError {
+    /// Counted from 1.
+    pub line: usize,
+    pub wrong: Wrong,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Wrong {
+    Path(ContainerPathError),
+    Words(String),
+}
+
+impl fmt::Display for ListError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "line {}: ", self.line)?;
+        match &self.wrong {
+            Wrong::Path(why) => why.fmt(f),
+            Wrong::Words(line) => {
+                write!(f, "`{line}` is no program, library or absolute path")
+            }
+        }
+    }
+}
+
+impl std::error::Error for ListError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn library(name: &str, if_missing: bool) -> Wanted {
+        Wanted::Library { name: name.into(), if_missing }
+    }
+
+    #[test]
+    fn each_line_asks_for_one_thing() {
+        let text = b"# a comment\n\n  nvidia-smi\nlibcuda.so\nlibGL.so  if-missing\n/run/a b/socket\nlibx.so.2\r\n";
+        let expected = [
+            Wanted::Program(b"nvidia-smi".to_vec()),
+            library("libcuda.so", false),
+            library("libGL.so", true),
+            Wanted::Path(ContainerPath::fixed("/run/a b/socket")),
+            library("libx.so.2", false),
+        ];
+        assert_eq!(parse(text).unwrap(), expected);
+    }
+
+    #[test]
+    fn a_line_that_asks_for_nothing_is_said_with_its_number() {
+        for (text, expected) in [
+            ("libcuda.so\nlibGL.so sometimes", "line 2: `libGL.so sometimes` is no program, library or absolute path"),
+            ("nvidia-smi if-missing", "line 1: `nvidia-smi if-missing` is no program, library or absolute path"),
+            ("bin/tool", "line 1: `bin/tool` is no program, library or absolute path"),
+            ("\n/a/../b", "line 2: path in the container holds `..`"),
+        ] {
+            assert_eq!(parse(text.as_bytes()).unwrap_err().to_string(), expected);
+        }
+    }
+
+    #[test]
+    fn a_library_counts_in_any_version_and_no_longer_name() {
+        for found in ["libcuda.so", "libcuda.so.1", "libcuda.so.570.86.10"] {
+            assert!(is_version_of(found.as_bytes(), b"libcuda.so"), "{found}");
+        }
+        for found in ["libcudart.so", "libcuda.so2", "libcuda", "xlibcuda.so"] {
+            assert!(!is_version_of(found.as_bytes(), b"libcuda.so"), "{found}");
+        }
+    }
+
+    #[test]
+    fn the_lists_that_are_shipped_are_understood() {
+        for list in [NVIDIA, AMD] {
+            assert!(parse(list.as_bytes()).unwrap().len() > 10);
+        }
+    }
+}

@@ -1,0 +1,314 @@
+//! What of a host's accelerators a container gets: libraries, programs, files, devices.
+//!
+//! ```text
+//! GpuRequest  --nv --rocm --gpus, variables   ─┐
+//! lists       nvliblist.conf, rocmliblist.conf ├─► plan ─► GpuBinds: binds, hidden devices, environment, notices
+//! facts       linker cache, ELF needs, devices │
+//! image       C library, names of libraries   ─┘
+//! ```
+//!
+//! All of it is decided from values; `host` looks at the host and `image` at the image. No vendor's program is run.
+
+pub mod libraries;
+pub mod list;
+pub mod selection;
+
+use std::fmt;
+
+use starter::paths::{ContainerPath, HostPath};
+
+use crate::host::facts::{Gpu, GpuHostFacts, Node, PathKind, Vendor};
+use crate::image::facts::ImageLibraries;
+use crate::report::Hint;
+use libraries::{Judged, Verdict};
+use list::Wanted;
+use selection::{NoSuchGpu, Origin, Remark, Selection, Share, Variables, Wish};
+
+/// What was asked for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct GpuRequest {
+    pub nvidia: bool,
+    pub amd: bool,
+    /// `--gpus`.
+    pub gpus: Option<Wish>,
+    pub variables: Variables,
+}
+
+/// What is looked for, by vendor.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Lists {
+    pub nvidia: Vec<Wanted>,
+    pub amd: Vec<Wanted>,
+}
+
+/// What to do for the accelerators, in order.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct GpuBinds {
+    pub binds: Vec<GpuBind>,
+    /// Device nodes that must not be usable where the host's whole `/dev` is shown.
+    pub hidden: Vec<Hidden>,
+    /// Variables to set in the container.
+    pub environment: Vec<(Vec<u8>, Vec<u8>)>,
+    /// Libraries that are left out, with the reason.
+    pub left_out: Vec<Judged>,
+    pub notices: Vec<Notice>,
+}
+
+/// A file of the host in the container.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GpuBind {
+    pub source: HostPath,
+    pub target: ContainerPath,
+    pub kind: BindKind,
+    pub reason: String,
+}
+
+impl GpuBind {
+    /// Whether the container may not write to it. Sockets and devices work through a read-only mount as well.
+    pub fn read_only(&self) -> bool {
+        !matches!(self.kind, BindKind::Device | BindKind::Socket)
+    }
+
+    /// Whether it only works where device nodes do.
+    pub fn device(&self) -> bool {
+        self.kind == BindKind::Device
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BindKind {
+    Library,
+    Program,
+    File,
+    /// A socket, or a directory of pipes.
+    Socket,
+    Device,
+}
+
+impl fmt::Display for BindKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Library => "library",
+            Self::Program => "program",
+            Self::File => "file",
+            Self::Socket => "socket",
+            Self::Device => "device",
+        })
+    }
+}
+
+/// A device node that the container must not use.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hidden {
+    pub path: ContainerPath,
+    pub reason: String,
+}
+
+/// What a user may have to know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Notice {
+    /// Nothing of what was asked for is on this host.
+    NothingFound(Vendor),
+    /// The image's C library is too old for some libraries.
+    LeftOut {
+        count: usize,
+        first: Box<Judged>,
+    },
+    /// `--gpus` where there is none.
+    NoGpu,
+    Remark(Remark),
+}
+
+impl Notice {
+    /// Whether it is worth a warning; the others are for those who want to know more.
+    pub fn is_warning(&self) -> bool {
+        match self {
+            Self::NothingFound(_) | Self::LeftOut { .. } | Self::NoGpu => true,
+            Self::Remark(remark) => matches!(remark, Remark::NoSuch { .. }),
+        }
+    }
+}
+
+impl fmt::Display for Notice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NothingFound(Vendor::Nvidia) => {
+                f.write_str("--nv: this host has no NVIDIA driver: neither its libraries nor its devices were found")
+            }
+            Self::NothingFound(Vendor::Amd) => {
+                f.write_str("--rocm: this host has no AMD driver: neither its libraries nor its devices were found")
+            }
+            Self::LeftOut { count, first } => {
+                let name = String::from_utf8_lossy(&first.name);
+                let Verdict::LeftOut(why) = &first.verdict else { return Ok(()) };
+                match count {
+                    1 => write!(f, "1 library of the host can't work in this image and is left out: {name} ({why})"),
+                    _ => write!(
+                        f,
+                        "{count} libraries of the host can't work in this image and are left out: {name} ({why}) and {} \
+                         more, see `sifu gpu explain`",
+                        count - 1
+                    ),
+                }
+            }
+            Self::NoGpu => f.write_str("--gpus: this host has no GPU that may be used"),
+            Self::Remark(remark) => remark.fmt(f),
+        }
+    }
+}
+
+/// What was asked for and can't be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum GpuError {
+    NoSuchGpu(NoSuchGpu),
+}
+
+impl fmt::Display for GpuError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self::NoSuchGpu(NoSuchGpu { pick, count }) = self;
+        match count {
+            1 => write!(f, "cannot use the GPU `{pick}`: there is one, with the number 0"),
+            _ => write!(f, "cannot use the GPU `{pick}`: there are {count}, with the numbers 0 to {}", count - 1),
+        }
+    }
+}
+
+impl std::error::Error for GpuError {}
+
+impl Hint for GpuError {
+    fn hints(&self) -> Vec<String> {
+        vec!["`sifu gpu explain` lists them. Under a batch system only those of the job are counted.".to_owned()]
+    }
+}
+
+/// Decides what the container gets.
+pub fn plan(
+    request: &GpuRequest,
+    lists: &Lists,
+    host: &GpuHostFacts,
+    image: &ImageLibraries,
+) -> Result<GpuBinds, GpuError> {
+    let mut binds = GpuBinds::default();
+    let asked = [(Vendor::Nvidia, request.nvidia, &lists.nvidia), (Vendor::Amd, request.amd, &lists.amd)];
+    let mut wish = request.gpus.as_ref();
+    for (vendor, _, list) in asked.into_iter().filter(|(_, asked, _)| *asked) {
+        let before = binds.binds.len();
+        binds.add_libraries(list, host, image);
+        binds.add_listed(list, host);
+        binds.add_control_devices(vendor, host);
+        let gpus: Vec<&Gpu> = host.gpus.iter().filter(|gpu| gpu.vendor == vendor).collect();
+        if gpus.is_empty() && binds.binds.len() == before {
+            binds.notices.push(Notice::NothingFound(vendor));
+        }
+        if gpus.iter().any(|gpu| gpu.accessible()) {
+            // The numbers of --gpus count the accelerators of one vendor.
+            let selection =
+                selection::select(vendor, &gpus, wish.take(), &request.variables).map_err(GpuError::NoSuchGpu)?;
+            binds.add_gpus(&gpus, selection);
+        }
+    }
+    if matches!(wish, Some(Wish::These(_))) && (request.nvidia || request.amd) {
+        binds.notices.push(Notice::NoGpu);
+    }
+    Ok(binds)
+}
+
+impl GpuBinds {
+    fn add_libraries(&mut self, list: &[Wanted], host: &GpuHostFacts, image: &ImageLibraries) {
+        let judged = libraries::judge(list, &host.libraries, host.machine, image);
+        let (left_out, shown): (Vec<Judged>, Vec<Judged>) =
+            judged.into_iter().partition(|library| matches!(library.verdict, Verdict::LeftOut(_)));
+        for library in shown {
+            let Verdict::Shown(places) = library.verdict else { continue };
+            self.binds.extend(places.into_iter().map(|target| GpuBind {
+                source: library.path.clone(),
+                target,
+                kind: BindKind::Library,
+                reason: "in the list, and the image can load it".to_owned(),
+            }));
+        }
+        let matters: Vec<&Judged> = left_out
+            .iter()
+            .filter(|library| matches!(&library.verdict, Verdict::LeftOut(why) if why.matters()))
+            .collect();
+        if let Some(&first) = matters.first() {
+            self.notices.push(Notice::LeftOut { count: matters.len(), first: Box::new(first.clone()) });
+        }
+        self.left_out.extend(left_out);
+    }
+
+    /// Adds the programs and paths of the list that the host has.
+    fn add_listed(&mut self, list: &[Wanted], host: &GpuHostFacts) {
+        let programs = ContainerPath::fixed("/usr/bin");
+        for wanted in list {
+            let (source, target, kind) = match wanted {
+                Wanted::Library { .. } => continue,
+                Wanted::Program(name) => {
+                    let (Some(source), Ok(target)) = (host.programs.get(name), programs.join(name)) else { continue };
+                    (source.clone(), target, BindKind::Program)
+                }
+                Wanted::Path(path) => {
+                    let source = HostPath::from_bytes(path.as_bytes());
+                    let Some(kind) = host.files.get(&source) else { continue };
+                    let kind = if matches!(kind, PathKind::Other) { BindKind::Socket } else { BindKind::File };
+                    (source, path.clone(), kind)
+                }
+            };
+            self.binds.push(GpuBind { source, target, kind, reason: "in the list".to_owned() });
+        }
+    }
+
+    fn add_control_devices(&mut self, vendor: Vendor, host: &GpuHostFacts) {
+        for (_, node) in host.control.iter().filter(|(found, _)| *found == vendor) {
+            self.add_device(node, "serves all GPUs");
+        }
+    }
+
+    fn add_gpus(&mut self, gpus: &[&Gpu], selection: Selection) {
+        let Selection { shares, origin, environment, remarks } = selection;
+        for (number, (gpu, share)) in gpus.iter().zip(&shares).enumerate() {
+            let label = format!("GPU {number}, {}", String::from_utf8_lossy(&gpu.id));
+            let shown = *share != Share::Nothing;
+            for node in &gpu.nodes {
+                self.add_or_hide(node, shown, &label, origin);
+            }
+            for (at, instance) in gpu.instances.iter().enumerate() {
+                let shown = match share {
+                    Share::Whole => true,
+                    Share::Instances(numbers) => numbers.contains(&at),
+                    Share::Nothing => false,
+                };
+                // Two instances share the node of the GPU instance that both are in.
+                let kept = |node: &Node| self.binds.iter().any(|bind| bind.source == node.path);
+                let nodes: Vec<&Node> = instance.nodes.iter().filter(|node| !kept(node)).collect();
+                for node in nodes {
+                    self.add_or_hide(node, shown, &format!("{label}, instance {at}"), origin);
+                }
+            }
+        }
+        let shown: Vec<ContainerPath> = self.binds.iter().map(|bind| bind.target.clone()).collect();
+        self.hidden.retain(|hidden| !shown.contains(&hidden.path));
+        self.environment.extend(environment.into_iter().map(|(name, value)| (name.as_bytes().to_vec(), value)));
+        self.notices.extend(remarks.into_iter().map(Notice::Remark));
+    }
+
+    fn add_or_hide(&mut self, node: &Node, shown: bool, label: &str, origin: Origin) {
+        let Ok(path) = ContainerPath::parse(node.path.as_bytes()) else { return };
+        if shown {
+            self.add_device(node, &format!("{label}: {origin}"));
+        } else if node.refused.is_none() && !self.hidden.iter().any(|hidden| hidden.path == path) {
+            self.hidden.push(Hidden { path, reason: format!("{label}: not chosen, {origin}") });
+        }
+    }
+
+    fn add_device(&mut self, node: &Node, reason: &str) {
+        let Ok(target) = ContainerPath::parse(node.path.as_bytes()) else { return };
+        if node.refused.is_none() && !self.binds.iter().any(|bind| bind.target == target) {
+            let (source, reason) = (node.path.clone(), reason.to_owned());
+            self.binds.push(GpuBind { source, target, kind: BindKind::Device, reason });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,189 @@
+//! Hosts as one meets them, and what containers get of their accelerators.
+
+use super::*;
+use crate::elf::fabricate::Library;
+use crate::elf::{GlibcVersion, Object};
+use crate::host::facts::{HostLibrary, MigInstance};
+use crate::image::facts::CLibrary;
+use std::collections::BTreeMap;
+
+fn node(path: &str) -> Node {
+    Node { path: HostPath::new(path), refused: None }
+}
+
+fn nvidia(number: usize) -> Gpu {
+    Gpu {
+        vendor: Vendor::Nvidia,
+        id: format!("GPU-{number}").into_bytes(),
+        model: b"H200".to_vec(),
+        nodes: vec![node(&format!("/dev/nvidia{number}")), node(&format!("/dev/dri/renderD{}", 128 + number))],
+        instances: Vec::new(),
+    }
+}
+
+fn library(name: &str, fabricated: &Library<'_>) -> HostLibrary {
+    let object = Object::parse(&fabricated.to_bytes()[..]).map_err(|error| error.to_string());
+    HostLibrary { name: name.into(), path: HostPath::new(format!("/usr/lib/{name}.570")), object }
+}
+
+/// A host with two GPUs and a driver whose `libGL` wants a newer C library.
+fn workstation() -> GpuHostFacts {
+    GpuHostFacts {
+        machine: 62,
+        libraries: vec![
+            library("libcuda.so.1", &Library { glibc_needs: &["GLIBC_2.14"], ..Library::default() }),
+            library("libGL.so.1", &Library { glibc_needs: &["GLIBC_9.99"], ..Library::default() }),
+        ],
+        programs: BTreeMap::from([(b"nvidia-smi".to_vec(), HostPath::new("/opt/bin/nvidia-smi"))]),
+        files: BTreeMap::from([
+            (HostPath::new("/run/nvidia-persistenced/socket"), PathKind::Other),
+            (HostPath::new("/etc/vulkan/icd.d/nvidia_icd.json"), PathKind::File),
+        ]),
+        gpus: vec![nvidia(0), nvidia(1)],
+        control: vec![(Vendor::Nvidia, node("/dev/nvidiactl")), (Vendor::Nvidia, node("/dev/nvidia-uvm"))],
+    }
+}
+
+fn lists() -> Lists {
+    let list = |text: &str| list::parse(text.as_bytes()).expect("a list");
+    Lists { nvidia: list(list::NVIDIA), amd: list(list::AMD) }
+}
+
+fn image() -> ImageLibraries {
+    let version = GlibcVersion::from_symbol_version(b"GLIBC_2.31").expect("a version");
+    ImageLibraries { c_library: CLibrary::Glibc(version), names: [].into() }
+}
+
+fn nv() -> GpuRequest {
+    GpuRequest { nvidia: true, ..GpuRequest::default() }
+}
+
+fn planned(request: &GpuRequest, host: &GpuHostFacts) -> GpuBinds {
+    plan(request, &lists(), host, &image()).expect("a plan")
+}
+
+/// Checks the binds as `kind source target`, and the hidden nodes.
+#[track_caller]
+fn check(request: &GpuRequest, host: &GpuHostFacts, binds: &[&str], hidden: &[&str]) -> GpuBinds {
+    let planned = planned(request, host);
+    let said: Vec<String> =
+        planned.binds.iter().map(|bind| format!("{} {} {}", bind.kind, bind.source, bind.target)).collect();
+    assert_eq!(said, binds);
+    let said: Vec<String> = planned.hidden.iter().map(|hidden| hidden.path.to_string()).collect();
+    assert_eq!(said, hidden);
+    planned
+}
+
+const FILES: [&str; 4] = [
+    "library /usr/lib/libcuda.so.1.570 /.singularity.d/libs/libcuda.so.1",
+    "program /opt/bin/nvidia-smi /usr/bin/nvidia-smi",
+    "socket /run/nvidia-persistenced/socket /run/nvidia-persistenced/socket",
+    "file /etc/vulkan/icd.d/nvidia_icd.json /etc/vulkan/icd.d/nvidia_icd.json",
+];
+
+#[test]
+fn a_container_gets_what_it_can_use() {
+    let mut expected = FILES.to_vec();
+    expected.extend([
+        "device /dev/nvidiactl /dev/nvidiactl",
+        "device /dev/nvidia-uvm /dev/nvidia-uvm",
+        "device /dev/nvidia0 /dev/nvidia0",
+        "device /dev/dri/renderD128 /dev/dri/renderD128",
+        "device /dev/nvidia1 /dev/nvidia1",
+        "device /dev/dri/renderD129 /dev/dri/renderD129",
+    ]);
+    let planned = check(&nv(), &workstation(), &expected, &[]);
+    let said: Vec<String> = planned.notices.iter().map(ToString::to_string).collect();
+    let expected = "1 library of the host can't work in this image and is left out: libGL.so.1 (needs glibc 9.99, the \
+                    image has 2.31)";
+    assert_eq!(said, [expected]);
+    assert!(planned.notices[0].is_warning());
+}
+
+#[test]
+fn what_is_not_chosen_is_hidden() {
+    let request = GpuRequest { gpus: Wish::parse(b"1"), ..nv() };
+    let mut expected = FILES.to_vec();
+    expected.extend([
+        "device /dev/nvidiactl /dev/nvidiactl",
+        "device /dev/nvidia-uvm /dev/nvidia-uvm",
+        "device /dev/nvidia1 /dev/nvidia1",
+        "device /dev/dri/renderD129 /dev/dri/renderD129",
+    ]);
+    check(&request, &workstation(), &expected, &["/dev/nvidia0", "/dev/dri/renderD128"]);
+}
+
+#[test]
+fn what_the_device_rules_of_a_job_refuse_is_neither_shown_nor_hidden() {
+    let mut host = workstation();
+    for node in &mut host.gpus[0].nodes {
+        node.refused = Some(1);
+    }
+    let planned = planned(&nv(), &host);
+    assert!(planned.hidden.is_empty());
+    assert!(planned.binds.iter().all(|bind| bind.source != HostPath::new("/dev/nvidia0")));
+    assert!(planned.binds.iter().any(|bind| bind.source == HostPath::new("/dev/nvidia1")));
+}
+
+#[test]
+fn instances_share_the_capability_of_the_one_they_are_in() {
+    let mut host = workstation();
+    let instance = |compute_instance, caps: &[u32]| MigInstance {
+        gpu_instance: 1,
+        compute_instance,
+        nodes: caps.iter().map(|cap| node(&format!("/dev/nvidia-caps/nvidia-cap{cap}"))).collect(),
+    };
+    host.gpus[0].instances = vec![instance(0, &[3, 4]), instance(1, &[3, 5])];
+    let request = GpuRequest { gpus: Wish::parse(b"0:1"), ..nv() };
+    let planned = planned(&request, &host);
+    let shown = |path: &str| planned.binds.iter().any(|bind| bind.source == HostPath::new(path));
+    assert!(shown("/dev/nvidia0") && shown("/dev/nvidia-caps/nvidia-cap3") && shown("/dev/nvidia-caps/nvidia-cap5"));
+    let hidden: Vec<String> = planned.hidden.iter().map(|hidden| hidden.path.to_string()).collect();
+    assert_eq!(hidden, ["/dev/nvidia-caps/nvidia-cap4", "/dev/nvidia1", "/dev/dri/renderD129"]);
+}
+
+#[test]
+fn a_host_without_the_driver_is_worth_a_warning_and_no_failure() {
+    let request = GpuRequest { amd: true, gpus: Wish::parse(b"0"), ..nv() };
+    let planned = check(&request, &GpuHostFacts::default(), &[], &[]);
+    assert_eq!(
+        planned.notices,
+        [Notice::NothingFound(Vendor::Nvidia), Notice::NothingFound(Vendor::Amd), Notice::NoGpu]
+    );
+}
+
+#[test]
+fn both_vendors_can_be_asked_for_and_numbers_count_the_first_that_is_there() {
+    let mut host = GpuHostFacts { machine: 62, ..GpuHostFacts::default() };
+    host.control = vec![(Vendor::Amd, node("/dev/kfd"))];
+    for number in [128, 129] {
+        host.gpus.push(Gpu {
+            vendor: Vendor::Amd,
+            id: b"GPU-1".to_vec(),
+            model: Vec::new(),
+            nodes: vec![node(&format!("/dev/dri/renderD{number}"))],
+            instances: Vec::new(),
+        });
+    }
+    let variables = Variables { rocr_visible_devices: Some(b"1".to_vec()), ..Variables::default() };
+    let request = GpuRequest { nvidia: true, amd: true, gpus: None, variables };
+    let binds = ["device /dev/kfd /dev/kfd", "device /dev/dri/renderD129 /dev/dri/renderD129"];
+    let planned = check(&request, &host, &binds, &["/dev/dri/renderD128"]);
+    assert_eq!(planned.environment, [(b"ROCR_VISIBLE_DEVICES".to_vec(), b"0".to_vec())]);
+    assert_eq!(planned.notices, [Notice::NothingFound(Vendor::Nvidia)]);
+    let request = GpuRequest { gpus: Wish::parse(b"0"), ..request };
+    let binds = ["device /dev/kfd /dev/kfd", "device /dev/dri/renderD128 /dev/dri/renderD128"];
+    check(&request, &host, &binds, &["/dev/dri/renderD129"]);
+}
+
+#[test]
+fn a_number_that_is_not_there_is_said_with_those_that_are() {
+    let request = GpuRequest { gpus: Wish::parse(b"2"), ..nv() };
+    let error = plan(&request, &lists(), &workstation(), &image()).unwrap_err();
+    assert_eq!(error.to_string(), "cannot use the GPU `2`: there are 2, with the numbers 0 to 1");
+}
+
+#[test]
+fn nothing_is_brought_that_was_not_asked_for() {
+    check(&GpuRequest::default(), &workstation(), &[], &[]);
+}

@@ -1,0 +1,165 @@
+//! The libraries of an image: its C library and the names that its dynamic linker would find.
+
+use std::collections::BTreeSet;
+
+use starter::paths::ContainerPath;
+
+use super::facts::{CLibrary, ImageLibraries};
+use crate::elf::{Object, ld_cache};
+use crate::tree::lookup::{self, Lookup, LookupError};
+
+/// No linker cache is larger.
+const MAX_CACHE_BYTES: u64 = 16 << 20;
+/// The C library of glibc has two megabytes.
+const MAX_C_LIBRARY_BYTES: u64 = 16 << 20;
+
+/// Where libraries lie that need no cache to be found, for machines of 64 bits.
+const DIRECTORIES: [&str; 7] = [
+    "/lib64",
+    "/usr/lib64",
+    "/lib/x86_64-linux-gnu",
+    "/usr/lib/x86_64-linux-gnu",
+    "/lib/aarch64-linux-gnu",
+    "/usr/lib/aarch64-linux-gnu",
+    "/usr/lib",
+];
+
+/// Looks for libraries in the image's linker cache, or in the usual directories where it has none.
+///
+/// A cache or a library that can't be read counts as absent; only a failing medium is an error.
+pub fn observe(root: &dyn Lookup, machine: u16) -> Result<ImageLibraries, LookupError> {
+    let cache = read(root, "/etc/ld.so.cache", MAX_CACHE_BYTES)?.unwrap_or_default();
+    let entries = ld_cache::parse(&cache).unwrap_or_default();
+    let mut names: BTreeSet<Vec<u8>> = BTreeSet::new();
+    let mut c_library_paths: Vec<Vec<u8>> = Vec::new();
+    for entry in entries.iter().filter(|entry| entry.serves_64_bits(machine)) {
+        names.insert(entry.name.to_vec());
+        if entry.name == b"libc.so.6" {
+            c_library_paths.push(entry.path.to_vec());
+        }
+    }
+    if names.is_empty() {
+        for directory in DIRECTORIES {
+            let entries = lookup::list(root, &ContainerPath::fixed(directory))?.unwrap_or_default();
+            let libraries = entries.into_iter().map(|entry| entry.name).filter(|name| is_library(name));
+            names.extend(libraries);
+        }
+    }
+    c_library_paths.extend(DIRECTORIES.iter().map(|directory| format!("{directory}/libc.so.6").into_bytes()));
+    Ok(ImageLibraries { c_library: c_library(root, machine, &c_library_paths)?, names })
+}
+
+fn is_library(name: &[u8]) -> bool {
+    name.starts_with(b"lib") && name.windows(3).any(|part| part == b".so")
+}
+
+fn c_library(root: &dyn Lookup, machine: u16, paths: &[Vec<u8>]) -> Result<CLibrary, LookupError> {
+    for path in paths {
+        let Ok(path) = ContainerPath::parse(path) else { continue };
+        let Some(bytes) = lookup::read(root, &path, MAX_C_LIBRARY_BYTES).or_else(absent)? else { continue };
+        let object = Object::parse(&bytes[..]).ok().filter(|object| object.machine == machine);
+        if let Some(version) = object.and_then(|object| object.glibc_definition()) {
+            return Ok(CLibrary::Glibc(version));
+        }
+    }
+    let entries = lookup::list(root, &ContainerPath::fixed("/lib"))?.unwrap_or_default();
+    let musl = entries.iter().any(|entry| entry.name.starts_with(b"ld-musl-"));
+    Ok(if musl { CLibrary::Musl } else { CLibrary::Unknown })
+}
+
+fn read(root: &dyn Lookup, path: &'static str, limit_bytes: u64) -> Result<Option<Vec<u8>>, LookupError> {
+    lookup::read(root, &ContainerPath::fixed(path), limit_bytes).or_else(absent)
+}
+
+/// What can't be read because of what it is, and not because the medium fails, is as good as absent.
+fn absent(error: LookupError) -> Result<Option<Vec<u8>>, LookupError> {
+    match error {
+        LookupError::Damaged { .. } => Err(error),
+        LookupError::TooManyLinks { .. } | LookupError::TooLarge { .. } | LookupError::Denied { .. } => Ok(None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::elf::fabricate::Library;
+    use crate::elf::ld_cache::Entry;
+    use crate::elf::{Class, GlibcVersion};
+    use crate::tree::{Attributes, Body, Content, Tree};
+
+    const X86_64: u16 = 62;
+
+    fn attributes() -> Attributes {
+        Attributes { mode: 0o755, uid: 0, gid: 0, mtime: 0, xattrs: Vec::new() }
+    }
+
+    fn tree(files: &[(&str, Vec<u8>)]) -> Tree {
+        let mut tree = Tree::new(attributes());
+        for (path, bytes) in files {
+            let mut directory = tree.root();
+            let (parents, name) = path[1..].rsplit_once('/').expect("a path in a directory");
+            for parent in parents.split('/') {
+                directory = tree.child(directory, parent.as_bytes()).unwrap_or_else(|| {
+                    tree.insert(directory, parent.as_bytes(), attributes(), Body::Directory).expect("a directory")
+                });
+            }
+            let content = Body::File(Content::Bytes(bytes[..].into()));
+            tree.insert(directory, name.as_bytes(), attributes(), content).expect("a file");
+        }
+        tree
+    }
+
+    fn libc(newest: &str) -> Vec<u8> {
+        let definitions = &["libc.so.6", "GLIBC_2.2.5", newest, "GLIBC_PRIVATE"];
+        Library { soname: Some("libc.so.6"), definitions, ..Library::default() }.to_bytes()
+    }
+
+    fn glibc(name: &str) -> CLibrary {
+        CLibrary::Glibc(GlibcVersion::from_symbol_version(name.as_bytes()).expect("a version"))
+    }
+
+    #[track_caller]
+    fn check(files: &[(&str, Vec<u8>)], c_library: CLibrary, names: &[&str]) {
+        let observed = observe(&tree(files), X86_64).expect("an image that can be read");
+        let found: Vec<String> = observed.names.iter().map(|name| String::from_utf8_lossy(name).into_owned()).collect();
+        assert_eq!((observed.c_library, found), (c_library, names.iter().map(|name| name.to_string()).collect()));
+    }
+
+    #[test]
+    fn the_linker_cache_says_where_the_c_library_is() {
+        let entry = |name: &'static str, path: &'static str, flags| Entry {
+            name: name.as_bytes(),
+            path: path.as_bytes(),
+            flags,
+            hwcap: 0,
+        };
+        let cache = ld_cache::write(&[
+            entry("libc.so.6", "/odd/place/libc.so.6", 0x0303),
+            entry("libGL.so.1", "/usr/lib/libGL.so.1", 0x0303),
+            entry("libz.so.1", "/lib32/libz.so.1", 3),
+        ]);
+        let files = [("/etc/ld.so.cache", cache), ("/odd/place/libc.so.6", libc("GLIBC_2.35"))];
+        check(&files, glibc("GLIBC_2.35"), &["libGL.so.1", "libc.so.6"]);
+    }
+
+    #[test]
+    fn without_a_cache_the_usual_directories_are_listed() {
+        let files = [
+            ("/lib64/libc.so.6", libc("GLIBC_2.17")),
+            ("/usr/lib/x86_64-linux-gnu/libz.so.1.2", Vec::new()),
+            ("/usr/lib/readme", Vec::new()),
+        ];
+        check(&files, glibc("GLIBC_2.17"), &["libc.so.6", "libz.so.1.2"]);
+        let broken = [("/etc/ld.so.cache", b"no cache".to_vec()), ("/lib64/libc.so.6", libc("GLIBC_2.17"))];
+        check(&broken, glibc("GLIBC_2.17"), &["libc.so.6"]);
+    }
+
+    #[test]
+    fn other_c_libraries_are_told_apart() {
+        check(&[("/lib/ld-musl-x86_64.so.1", Vec::new())], CLibrary::Musl, &[]);
+        check(&[("/bin/busybox", Vec::new())], CLibrary::Unknown, &[]);
+        let foreign = Library { class: Class::Bits32, machine: 3, definitions: &["GLIBC_2.4"], ..Library::default() };
+        check(&[("/lib64/libc.so.6", foreign.to_bytes())], CLibrary::Unknown, &["libc.so.6"]);
+        check(&[("/lib64/libc.so.6", b"text".to_vec())], CLibrary::Unknown, &["libc.so.6"]);
+    }
+}
