@@ -1,5 +1,6 @@
 //! Why nothing was built.
 
+use super::source::layered::LayeredError;
 use crate::image::ImageError;
 use crate::image::extract::ExtractError;
 use crate::remembered::JournalError;
@@ -21,6 +22,8 @@ pub enum BuildError {
     /// The source image.
     Image(Box<ImageError>),
     AsTree(AsTreeError),
+    /// An image of layers.
+    Layered(Box<LayeredError>),
     Lookup(LookupError),
     /// A file that is no image: in `build` that is a definition file.
     DefinitionFile {
@@ -73,6 +76,7 @@ impl fmt::Display for BuildError {
             Self::Remembered(error) => error.fmt(f),
             Self::Image(error) => error.fmt(f),
             Self::AsTree(error) => error.fmt(f),
+            Self::Layered(error) => error.fmt(f),
             Self::Lookup(error) => error.fmt(f),
             Self::DefinitionFile { path } => {
                 write!(f, "{path} is no image, and building from a definition file is not there yet")
@@ -103,6 +107,7 @@ impl Hint for BuildError {
             Self::Remembered(error) => return error.hints(),
             Self::Image(error) => return error.hints(),
             Self::AsTree(error) => return error.hints(),
+            Self::Layered(error) => return error.hints(),
             Self::Pack(error) => return error.hints(),
             Self::Sif(error) => return error.hints(),
             Self::Extract(ExtractError::NoSpace { .. } | ExtractError::NoInodes { .. }) => {
@@ -179,5 +184,11 @@ impl From<sif::WriteError> for BuildError {
 impl From<ExtractError> for BuildError {
     fn from(error: ExtractError) -> Self {
         Self::Extract(error)
+    }
+}
+
+impl From<LayeredError> for BuildError {
+    fn from(error: LayeredError) -> Self {
+        Self::Layered(Box::new(error))
     }
 }

@@ -15,15 +15,18 @@ mod error;
 pub mod mksquashfs_args;
 pub mod processors;
 pub mod source;
+mod streamed;
 mod target;
 
 pub use error::BuildError;
 
 use crate::image::{self, ImageError, extract, metadata};
+use crate::oci::layers::{EntryFault, LayerError};
 use crate::sif::{self, Creation, CreationOptions, DataType, ImageId, NewObject, Partition};
 use crate::squashfs::write;
-use crate::tree::{Kind, Lookup, Owners, Tree};
+use crate::tree::{Attributes, Body, Content, Kind, Lookup, Owners, Tree};
 use sha2::{Digest, Sha256};
+use source::layered::LayeredError;
 use source::{Fetching, Files, LocalImage, Source};
 use starter::paths::{ContainerPath, HostPath};
 use std::ffi::{OsStr, OsString};
@@ -83,6 +86,13 @@ pub fn build(request: &Request, say: &mut dyn FnMut(Note)) -> Result<(), BuildEr
     }
     let mut directory = || Err(BuildError::NotYet { what: "a directory by an agent" });
     let root = source.fetch(&mut Fetching { owners: request.owners, directory: &mut directory, say })?;
+    if let Files::Layers(layered) = &root.files
+        && request.form == Form::Sif
+    {
+        say(Note::Doing("Creating SIF file..."));
+        streamed::write_sif(layered, request, &target, &mut |tree| own_files(tree, layered), say)?;
+        return target.finish();
+    }
     let Files::Tree(mut tree) = root.files else { return Err(BuildError::NotYet { what: "from a directory" }) };
     if request.form == Form::Sandbox {
         return Err(BuildError::NotYet { what: "a sandbox from this source" });
@@ -159,17 +169,53 @@ fn write_sif(tree: &Tree, request: &Request, target: &Target, say: &mut dyn FnMu
     let summary = write::write_watched(tree, &pack, &mut sink, &mut |progress| say(Note::Progress(progress)))?;
     digest.update(summary.digest);
     sink.finish()?;
-    // Equal images are one image, so its id follows from what it holds.
-    let mut id = [0; 16];
-    id.copy_from_slice(&digest.finalize()[..16]);
-    creation.set_id(ImageId::from_random(id));
+    creation.set_id(image_id(digest));
     creation.finish()?;
     Ok(())
+}
+
+/// Equal images are one image, so its id follows from what it holds.
+fn image_id(digest: Sha256) -> ImageId {
+    let mut id = [0; 16];
+    id.copy_from_slice(&digest.finalize()[..16]);
+    ImageId::from_random(id)
 }
 
 /// The definition file that would build the same: what Apptainer writes for images that have none of their own.
 fn definition(source: &OsStr) -> Vec<u8> {
     [b"bootstrap: localimage\nfrom: ".as_slice(), source.as_bytes(), b"\n\n"].concat()
+}
+
+/// Puts the scripts of an image's configuration into its tree.
+fn own_files(tree: &mut Tree, layered: &source::Layered) -> Result<(), BuildError> {
+    let attributes = |mode| Attributes { mode, uid: 0, gid: 0, mtime: 0, xattrs: Vec::new() };
+    for (path, mode, content) in layered.own_files() {
+        let mut components = path.split('/').skip(1).peekable();
+        let mut directory = tree.root();
+        while let Some(name) = components.next() {
+            let name = name.as_bytes();
+            let existing = tree.child(directory, name);
+            let is_last = components.peek().is_none();
+            if let Some(existing) = existing
+                && !is_last
+                && matches!(tree.inode(existing).body, Body::Directory)
+            {
+                directory = existing;
+                continue;
+            }
+            tree.remove(directory, name);
+            let (mode, body) = match is_last {
+                true => (mode, Body::File(Content::Bytes(content.as_slice().into()))),
+                false => (0o755, Body::Directory),
+            };
+            let made = tree.insert(directory, name, attributes(mode), body);
+            directory = made.map_err(|source| {
+                let why = EntryFault::Tree(source);
+                LayeredError::Layer(LayerError::Entry { layer: 0, path: path.as_bytes().to_vec(), why })
+            })?;
+        }
+    }
+    Ok(())
 }
 
 /// What the files of `/.singularity.d` say of the image; `None` where there are none.

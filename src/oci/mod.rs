@@ -6,9 +6,12 @@
 //!
 //! Nothing here opens a file or a connection: `build::source` and `remote` bring the blobs.
 
+pub mod digest;
+pub mod documents;
 pub mod inflate;
 pub mod layers;
 mod names;
+pub mod runtime;
 pub mod tar;
 
 #[cfg(test)]

@@ -13,7 +13,7 @@
 //! get smuggled past whoever checks.
 
 use std::fmt;
-use std::io::{self, Read};
+use std::io::{self, Read, Seek, SeekFrom};
 
 const BLOCK_BYTES: usize = 512;
 /// Longest name, link target, or value of a record other than an extended attribute's.
@@ -492,6 +492,19 @@ impl<R: Read> TarReader<R> {
                 Err(source) => return Err(TarError::Read { offset_bytes: self.position, source }),
             }
         }
+    }
+}
+
+impl<R: Read + Seek> TarReader<R> {
+    /// Moves behind the content of the entry that was given last, without reading it.
+    pub fn pass_over_content(&mut self) -> Result<(), TarError> {
+        let left_bytes = self.content.stored_bytes + self.content.padding_bytes;
+        let offset_bytes = self.position;
+        self.content = ContentState::default();
+        let distance = i64::try_from(left_bytes).map_err(|_| TarError::Truncated { offset_bytes })?;
+        self.source.seek(SeekFrom::Current(distance)).map_err(|source| TarError::Read { offset_bytes, source })?;
+        self.position += left_bytes;
+        Ok(())
     }
 }
 

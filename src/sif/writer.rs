@@ -472,6 +472,20 @@ impl<'w, S: Storage> ObjectSink<'w, S> {
         Ok(())
     }
 
+    /// Takes back what was written behind the first `size` bytes.
+    ///
+    /// # Errors
+    /// The medium failed.
+    pub fn truncate(&mut self, size: u64) -> Result<(), WriteError> {
+        if size < self.size {
+            let end = self.offset.checked_add(size).ok_or(WriteError::Overflow)?;
+            let cut = self.writer.storage.set_size(end);
+            cut.map_err(|source| WriteError::Storage { what: "data", source })?;
+            self.size = size;
+        }
+        Ok(())
+    }
+
     /// Enters the object into the table in memory and returns its id.
     ///
     /// # Errors

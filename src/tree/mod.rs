@@ -547,7 +547,10 @@ impl Lookup for Tree {
         let read = self.open(content, 0).and_then(|reader| reader.take(size_bytes).read_to_end(&mut bytes));
         match read {
             Ok(_) => Ok(Some(bytes)),
-            Err(e) if e.kind() == io::ErrorKind::PermissionDenied => Err(LookupError::Denied { path: path.clone() }),
+            // Nobody may read what was written and is gone.
+            Err(e) if matches!(e.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::Unsupported) => {
+                Err(LookupError::Denied { path: path.clone() })
+            }
             Err(e) => Err(LookupError::Damaged { path: path.clone(), reason: e.to_string() }),
         }
     }

@@ -7,13 +7,22 @@
 //!
 //! A new agent is a variant of [`Source`], its name in [`Source::of`], and a file with its `fetch`.
 
+mod archive;
+mod docker_archive;
+pub mod layered;
 mod localimage;
+mod oci;
 mod scratch;
 
+pub use docker_archive::DockerArchive;
+pub use layered::Layered;
 pub use localimage::LocalImage;
+pub use oci::OciLayout;
 
 use super::{BuildError, Note};
 use crate::def::Header;
+use crate::oci::documents::Platform;
+use crate::sif::Arch;
 use crate::tree::{Owners, Tree};
 use starter::paths::HostPath;
 use std::collections::BTreeMap;
@@ -25,7 +34,14 @@ pub enum Source {
     Scratch,
     /// An image or a directory of this machine.
     LocalImage(LocalImage),
+    /// An archive that `docker save` wrote.
+    DockerArchive(DockerArchive),
+    /// An OCI layout, as a directory or in an archive.
+    Oci(OciLayout),
 }
+
+/// Agents of images that are no file of sifu's: what a URI on the command line can name.
+const LAYERED: &[&str] = &["docker-archive", "oci", "oci-archive"];
 
 /// Agents of Apptainer that are not in [`Source`].
 const LATER: &[&str] = &[
@@ -35,15 +51,12 @@ const LATER: &[&str] = &[
     "debootstrap",
     "dnf",
     "docker",
-    "docker-archive",
     "docker-daemon",
     "dockerfile",
     "http",
     "https",
     "ipfs",
     "library",
-    "oci",
-    "oci-archive",
     "oras",
     "shub",
     "yum",
@@ -70,6 +83,8 @@ pub struct Root {
 /// Where the files are.
 pub enum Files {
     Tree(Tree),
+    /// In layers that are yet to be read, once.
+    Layers(Box<Layered>),
     /// In the directory of [`Fetching::directory`].
     Directory,
 }
@@ -79,6 +94,12 @@ impl Root {
     pub fn of_tree(tree: Tree) -> Self {
         Self { files: Files::Tree(tree), labels: BTreeMap::new(), objects: Vec::new() }
     }
+
+    /// An image of layers, with the labels of its configuration.
+    fn of_layers(layered: Layered) -> Self {
+        let labels = layered.config.process().labels.unwrap_or_default();
+        Self { files: Files::Layers(Box::new(layered)), labels, objects: Vec::new() }
+    }
 }
 
 impl Source {
@@ -87,6 +108,9 @@ impl Source {
         match header.agent().as_str() {
             "scratch" => Ok(Self::Scratch),
             "localimage" => Ok(Self::LocalImage(LocalImage::of(header)?)),
+            "docker-archive" => Ok(Self::DockerArchive(DockerArchive { from: from(header)? })),
+            "oci" => Ok(Self::Oci(OciLayout { from: from(header)?, is_archive: false })),
+            "oci-archive" => Ok(Self::Oci(OciLayout { from: from(header)?, is_archive: true })),
             agent if LATER.contains(&agent) => Err(BuildError::LaterAgent { agent: agent.to_owned() }),
             agent => Err(BuildError::UnknownAgent { agent: agent.to_owned() }),
         }
@@ -96,7 +120,7 @@ impl Source {
     pub fn header_of_uri(uri: &str) -> Option<Header> {
         let (agent, rest) = uri.split_once(':')?;
         let from = rest.strip_prefix("//").unwrap_or(rest);
-        let is_agent = agent == "localimage" || LATER.contains(&agent);
+        let is_agent = agent == "localimage" || LAYERED.contains(&agent) || LATER.contains(&agent);
         is_agent.then(|| Header::of_agent(agent, from))
     }
 
@@ -105,8 +129,20 @@ impl Source {
         match self {
             Self::Scratch => Ok(scratch::fetch()),
             Self::LocalImage(image) => image.fetch(fetching),
+            Self::DockerArchive(archive) => Ok(Root::of_layers(archive.open(&platform())?)),
+            Self::Oci(layout) => Ok(Root::of_layers(layout.open(&platform())?)),
         }
     }
+}
+
+fn from(header: &Header) -> Result<String, BuildError> {
+    let from = header.get("from").map(str::to_owned);
+    from.ok_or_else(|| BuildError::HeaderLacks { agent: header.agent(), key: "From" })
+}
+
+/// The machine whose images are wanted.
+fn platform() -> Platform {
+    Platform::linux(Arch::host().name(), None)
 }
 
 #[cfg(test)]
