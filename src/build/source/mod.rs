@@ -13,6 +13,7 @@ pub mod layered;
 mod localimage;
 mod oci;
 mod scratch;
+mod spool;
 
 pub use docker_archive::DockerArchive;
 pub use layered::Layered;
