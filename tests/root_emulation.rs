@@ -65,13 +65,13 @@ impl Emulated {
 fn enter_and_execute(work: &Path, records: &HostPath, output: &File, script: &str) -> String {
     let enter = || -> Result<(), Box<dyn std::error::Error>> {
         let (uid, gid) = (geteuid(), getegid());
+        let (launcher, control) = UnixStream::pair()?;
+        let journal = Journal::open(records)?;
+        starter::sys::fork_child(|| run(control.into(), journal, Scope::Everything))?;
         unshare(CloneFlags::CLONE_NEWUSER)?;
         fs::write("/proc/self/setgroups", "deny")?;
         fs::write("/proc/self/uid_map", format!("0 {uid} 1"))?;
         fs::write("/proc/self/gid_map", format!("0 {gid} 1"))?;
-        let (launcher, control) = UnixStream::pair()?;
-        let journal = Journal::open(records)?;
-        starter::sys::fork_child(|| run(control.into(), journal, Scope::Everything))?;
         nix::sys::prctl::set_no_new_privs()?;
         match install_listener(launcher.as_fd(), Scope::Everything)? {
             Installed::Here => Ok(()),

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use starter::paths::HostPath;
 use starter::perform::{Launched, PerformError, Stage};
-use starter::plan::{Command, LaunchPlan, Node};
+use starter::plan::{Command, Emulation, LaunchPlan, Node};
 use starter::supervise::end_alike;
 
 use crate::conf::{self, SiteConfig};
@@ -29,7 +29,8 @@ use crate::launch::mount_method::{MountMethod, fuse_errno, mount_method};
 use crate::launch::plan::{self, Parts, PlanError};
 use crate::launch::request::LaunchRequest;
 use crate::launch::seccomp::{self, Architecture, SeccompContext};
-use crate::launch::start::start;
+use crate::launch::start::{self, start};
+use crate::remembered::{Journal, JournalError};
 use crate::report::{self, Failure, Hint, cause, failure};
 use crate::squashfs;
 use crate::tree::lookup::{self, Kind};
@@ -48,7 +49,8 @@ pub fn run(request: &LaunchRequest) -> Result<ExitCode, Failure> {
     };
     let Ready { plan, images, output, fuse } = ready;
     report::debug(format_args!("launch plan:\n{}", String::from_utf8_lossy(&plan.to_text())));
-    match start(&plan, images).map_err(|error| explained(&error, fuse))? {
+    let journal = plan.emulation.as_ref().map(records).transpose()?;
+    match start(&plan, images, journal).map_err(|error| explained(&error, fuse))? {
         Launched::Ended(ended) => Ok(ExitCode::from(end_alike(ended))),
         Launched::Inside(entered) => {
             for warning in &entered.warnings {
@@ -63,6 +65,19 @@ pub fn run(request: &LaunchRequest) -> Result<ExitCode, Failure> {
             }
             Err(explained(&starter::perform::exec(&plan, &entered.environment), fuse))
         }
+    }
+}
+
+/// The records of a root emulation: in memory only where a directory has no place for them.
+fn records(emulation: &Emulation) -> Result<Journal, Failure> {
+    match start::journal(emulation) {
+        Err(error @ JournalError::File { .. }) => {
+            report::warning(format_args!(
+                "owners other than root are remembered until the container ends, and no longer: {error}"
+            ));
+            Ok(Journal::in_memory())
+        }
+        opened => opened.map_err(|error| failure(&error)),
     }
 }
 
@@ -142,6 +157,8 @@ fn prepare(request: &LaunchRequest, purpose: Purpose) -> Result<Prepared, Failur
             Root::Directory(HostPath::new(tree))
         }
     };
+    let keep = plan::kept_capabilities(request, &site, &who.identity).map_err(|error| failure(&error))?;
+    let emulation = plan::emulation(request, &who.identity, keep, &root);
     let bound_images = open_bound_images(&binds, &mut images)?;
 
     let laid_out = layout::layout(&LayoutFacts {
@@ -217,7 +234,7 @@ fn prepare(request: &LaunchRequest, purpose: Purpose) -> Result<Prepared, Failur
         None => Vec::new(),
         Some(file) => seccomp(file, request, &site, &who, &host)?,
     };
-    let parts = Parts { who, layout: laid_out, command, environment: variables, seccomp, remove: unpacked };
+    let parts = Parts { who, layout: laid_out, command, environment: variables, seccomp, emulation, remove: unpacked };
     let plan = plan::assemble(request, &site, parts).map_err(|error| failure(&error))?;
     Ok(Prepared::Ready(Box::new(Ready { plan, images, output, fuse: host.fuse })))
 }

@@ -325,10 +325,22 @@ pub const ACTION: &[Flag] = &[
         .category(Category::Privileges),
     Flag::later("keep-privs", None, "").keys(&["KEEP_PRIVS"]),
     Flag::later("allow-setuid", None, "").keys(&["ALLOW_SETUID"]),
-    Flag::later("ignore-subuid", None, "").keys(&["IGNORE_SUBUID"]),
-    Flag::later("ignore-fakeroot-command", None, "Leave it out: no fakeroot command is used.")
-        .keys(&["IGNORE_FAKEROOT_COMMAND"])
-        .quiet_variable(),
+    Flag::switch(
+        "ignore-subuid",
+        |said, on| said.launch.ignore_subuid = on,
+        "With --fakeroot: map root alone, even if there is a range of subordinate ids",
+    )
+    .keys(&["IGNORE_SUBUID"])
+    .category(Category::Privileges)
+    .hidden(),
+    Flag::switch(
+        "ignore-fakeroot-command",
+        |said, on| said.launch.no_root_emulation = on,
+        "With --fakeroot: do not emulate what root may do beyond the ids that are mapped",
+    )
+    .keys(&["IGNORE_FAKEROOT_COMMAND"])
+    .category(Category::Privileges)
+    .hidden(),
     Flag::later("ignore-userns", None, "").keys(&["IGNORE_USERNS"]),
     // Accelerators.
     Flag::later("nv", None, GPU).keys(&["NV"]),

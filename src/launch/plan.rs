@@ -3,15 +3,23 @@
 
 use super::capabilities;
 use super::environment::Pair;
-use super::layout::Layout;
+use super::layout::{Layout, Root};
 use super::request::LaunchRequest;
 use crate::conf::{RootCapabilities, SiteConfig};
 use crate::host::facts::HostFacts;
+use crate::remembered::IN_SANDBOX;
 use crate::report::Hint;
-use starter::plan::{Capabilities, Command, Directory, IdRange, Identity, LaunchPlan, Namespaces, Parent};
+use starter::paths::HostPath;
+use starter::plan::{
+    Capabilities, Command, Directory, Emulation, IdRange, Identity, LaunchPlan, Namespaces, Parent, Records,
+};
+use starter::trapped::Scope;
 use std::ffi::OsString;
 use std::fmt;
 use std::os::unix::ffi::OsStringExt;
+
+/// The capabilities that an emulation stands in for: `CAP_CHOWN`, `CAP_SETGID`, `CAP_SETUID`.
+const EMULATED: u64 = 1 | 1 << 6 | 1 << 7;
 
 /// Every capability that there is room for.
 const ALL: u64 = u64::MAX;
@@ -123,7 +131,7 @@ pub fn who(
     }
     let root = Identity::Root { uid: user.uid, gid: user.gid };
     let identity = match &host.subordinate_ids {
-        Some(ids) if ids.usable() => match (&ids.newuidmap, &ids.newgidmap) {
+        Some(ids) if ids.usable() && !request.ignore_subuid => match (&ids.newuidmap, &ids.newgidmap) {
             (Some(newuidmap), Some(newgidmap)) => Identity::Range {
                 newuidmap: newuidmap.path.clone(),
                 newgidmap: newgidmap.path.clone(),
@@ -201,6 +209,23 @@ fn capability_set(words: &[Vec<u8>]) -> Result<u64, PlanError> {
     Ok(set)
 }
 
+/// Whether and how root is emulated: where no range of ids is mapped, and nobody has taken from root what it needs.
+///
+/// What is remembered of a directory's files is kept with it if it can be changed, and seen if not.
+pub fn emulation(request: &LaunchRequest, identity: &Identity, keep: u64, root: &Root) -> Option<Emulation> {
+    let wanted = matches!(identity, Identity::Root { .. }) && !request.no_root_emulation;
+    if !wanted || keep & EMULATED != EMULATED {
+        return None;
+    }
+    let records_of = |directory: &HostPath| HostPath::new(directory.as_path().join(IN_SANDBOX));
+    let records = match root {
+        Root::Served => Records::Fresh,
+        Root::Directory(directory) => Records::Read(records_of(directory)),
+        Root::Writable(directory) => Records::Kept(records_of(directory)),
+    };
+    Some(Emulation { scope: Scope::Everything, records })
+}
+
 /// What goes into a plan beside request and site.
 pub struct Parts {
     pub who: Who,
@@ -208,8 +233,9 @@ pub struct Parts {
     pub command: Command,
     pub environment: Vec<Pair>,
     pub seccomp: Vec<u8>,
+    pub emulation: Option<Emulation>,
     /// A directory of the host to remove when the command has ended.
-    pub remove: Option<starter::paths::HostPath>,
+    pub remove: Option<HostPath>,
 }
 
 /// Puts the plan together.
@@ -225,6 +251,7 @@ pub fn assemble(request: &LaunchRequest, site: &SiteConfig, parts: Parts) -> Res
         umask: request.no_umask.then_some(USUAL_UMASK),
         capabilities: Capabilities { keep },
         seccomp: parts.seccomp,
+        emulation: parts.emulation,
         directory: Directory { candidates: parts.layout.directories },
         environment: parts.environment,
         command: parts.command,
@@ -258,6 +285,24 @@ mod tests {
         let lines: Vec<_> = uids.iter().map(|range| (range.inside, range.outside, range.count)).collect();
         assert_eq!(lines, [(0, 1000, 1), (1, 100_000, 65536)]);
         assert_eq!(identity(login_node_without_fuse()), Identity::Root { uid: 1000, gid: 1000 });
+    }
+
+    #[test]
+    fn without_a_range_root_is_emulated_unless_somebody_objects() {
+        let identity = Identity::Root { uid: 1, gid: 1 };
+        let of = |change: fn(&mut LaunchRequest), identity: &Identity, root: &Root| {
+            let request = request(change);
+            let keep = kept_capabilities(&request, &SiteConfig::default(), identity).unwrap();
+            emulation(&request, identity, keep, root).map(|emulation| emulation.records)
+        };
+        let directory = HostPath::new("/box");
+        let records = HostPath::new("/box/.singularity.d/remembered");
+        assert_eq!(of(|_| (), &identity, &Root::Served), Some(Records::Fresh));
+        assert_eq!(of(|_| (), &identity, &Root::Directory(directory.clone())), Some(Records::Read(records.clone())));
+        assert_eq!(of(|_| (), &identity, &Root::Writable(directory)), Some(Records::Kept(records)));
+        assert_eq!(of(|request| request.no_root_emulation = true, &identity, &Root::Served), None);
+        assert_eq!(of(|request| request.drop_caps = vec![b"chown".to_vec()], &identity, &Root::Served), None);
+        assert_eq!(of(|_| (), &Identity::Keep { uid: 1, gid: 1 }, &Root::Served), None);
     }
 
     #[test]

@@ -96,6 +96,10 @@ pub struct LaunchRequest {
 
     /// `--fakeroot`: root in the container.
     pub fakeroot: bool,
+    /// `--ignore-subuid`: no range of subordinate ids is mapped, even if there is one.
+    pub ignore_subuid: bool,
+    /// `--ignore-fakeroot-command`: what root may do is not emulated.
+    pub no_root_emulation: bool,
     /// `--add-caps` words, commas split: `CAP_CHOWN`, `chown`, `all`.
     pub add_caps: Vec<Vec<u8>>,
     /// `--drop-caps` words, commas split.

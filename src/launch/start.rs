@@ -1,7 +1,8 @@
-//! Starts what a plan says: the image server beside this process, then the plan itself, in this process.
+//! Starts what a plan says: the servers beside this process, then the plan itself, in this process.
 //!
 //! ```text
 //! this process ──fork──► image server     waits for the mounts; in the host's namespaces
+//!      │       ──fork──► supervisor       answers the calls that an emulated root makes
 //!      │       ──fork──► remover          waits for this process to end, then removes an unpacked tree
 //!      ▼
 //! starter::perform::launch                namespaces, mounts, privileges
@@ -12,28 +13,57 @@
 //! The children are not the command's: its waits never see them, and signals for the job do not end them.
 
 use crate::image::extract;
+use crate::remembered::{self, Journal, JournalError};
+use crate::root_emulation;
 use crate::serve::{self, Invented, InventedContent, Owner, ServeOptions};
 use crate::squashfs::Reader;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::SigSet;
 use starter::paths::HostPath;
 use starter::perform::{self, Launched, PerformError};
-use starter::plan::{Identity, LaunchPlan, Node, NodeContent};
+use starter::plan::{Emulation, Identity, LaunchPlan, Node, NodeContent, Records};
 use starter::sys;
+use starter::trapped::Scope;
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
 /// Starts the servers that `plan` needs, and performs all of it but its command. The process must have one thread.
 ///
-/// `images` are the connections of the plan, in order, with the nodes that each shows in addition.
-pub fn start(plan: &LaunchPlan, images: Vec<(Reader, Vec<Node>)>) -> Result<Launched, PerformError> {
+/// `images` are the connections of the plan, in order, with the nodes that each shows in addition; `journal` has the
+/// records of its root emulation.
+pub fn start(
+    plan: &LaunchPlan,
+    images: Vec<(Reader, Vec<Node>)>,
+    journal: Option<Journal>,
+) -> Result<Launched, PerformError> {
     sys::shield_descriptors();
     if let Some(directory) = &plan.parent.remove {
         remove_at_the_end(directory)?;
     }
     let control = if images.is_empty() { None } else { Some(start_server(plan, images)?) };
-    perform::launch(plan, control.as_ref().map(AsFd::as_fd))
+    let supervisor = match (&plan.emulation, journal) {
+        (Some(emulation), Some(journal)) => Some(start_supervisor(emulation.scope, journal)?),
+        _ => None,
+    };
+    perform::launch(plan, control.as_ref().map(AsFd::as_fd), supervisor.as_ref().map(AsFd::as_fd))
+}
+
+/// Opens the records that a root emulation begins with, and where it keeps them.
+pub fn journal(emulation: &Emulation) -> Result<Journal, JournalError> {
+    match &emulation.records {
+        Records::Fresh => Ok(Journal::in_memory()),
+        Records::Read(path) => Ok(Journal::starting_with(remembered::read(path)?)),
+        Records::Kept(path) => Journal::open(path),
+    }
+}
+
+fn start_supervisor(scope: Scope, journal: Journal) -> Result<UnixStream, PerformError> {
+    let system = |doing| move |error: std::io::Error| PerformError::System { doing, errno: errno_of(&error) };
+    let (ours, theirs) = UnixStream::pair().map_err(system("make a socket"))?;
+    sys::fork_unseen(move || root_emulation::run(theirs.into(), journal, scope))
+        .map_err(system("start the supervisor of the root emulation"))?;
+    Ok(ours)
 }
 
 fn start_server(plan: &LaunchPlan, images: Vec<(Reader, Vec<Node>)>) -> Result<UnixStream, PerformError> {

@@ -3,12 +3,17 @@
 use super::text::{BadLine, HEADER, line, parse};
 use super::{FileId, Generation, Record, Remembered};
 use crate::report::{Hint, cause};
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, OFlag, open, openat};
+use nix::sys::stat::{Mode, fstat};
+use nix::unistd::{AccessFlags, faccessat};
 use starter::paths::HostPath;
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
@@ -67,8 +72,15 @@ pub struct Journal {
 #[derive(Debug)]
 struct Kept {
     path: HostPath,
-    file: File,
+    place: Place,
     device: u64,
+}
+
+#[derive(Debug)]
+enum Place {
+    File(File),
+    /// The directory in which the file is made when there is something to write.
+    Directory(OwnedFd, CString),
 }
 
 impl Journal {
@@ -77,13 +89,21 @@ impl Journal {
         Self { remembered: Remembered::default(), kept: None }
     }
 
-    /// Opens the file at `path`, or makes it; it must lie on the file system whose files it is about, or its device
-    /// numbers must last.
+    /// Records that are known from the start, and that nobody keeps when they change.
+    pub fn starting_with(remembered: Remembered) -> Self {
+        Self { remembered, kept: None }
+    }
+
+    /// Opens the file at `path`; if there is none, it is made with the first record. It must lie on the file system whose
+    /// files it is about, or the device numbers of that must last.
     pub fn open(path: &HostPath) -> Result<Self, JournalError> {
         let failed = |doing| move |source| JournalError::File { path: path.clone(), doing, source };
         let mut options = File::options();
-        options.read(true).append(true).create(true).mode(0o600).custom_flags(nix::libc::O_NOFOLLOW);
-        let mut file = options.open(path).map_err(failed("open"))?;
+        options.read(true).append(true).custom_flags(nix::libc::O_NOFOLLOW);
+        let mut file = match options.open(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Self::to_be_made(path),
+            opened => opened.map_err(failed("open"))?,
+        };
         let device = file.metadata().map_err(failed("examine"))?.dev();
         let text = contents(&mut file, path)?;
         let mut remembered = parsed(&text, device, path)?;
@@ -101,16 +121,32 @@ impl Journal {
         if lines > 2 * remembered.len() + STALE_LINES {
             file = rewritten(&mut remembered, device, path)?;
         }
-        Ok(Self { remembered, kept: Some(Kept { path: path.clone(), file, device }) })
+        Ok(Self { remembered, kept: Some(Kept { path: path.clone(), place: Place::File(file), device }) })
+    }
+
+    fn to_be_made(path: &HostPath) -> Result<Self, JournalError> {
+        let failed = |errno: Errno| JournalError::File { path: path.clone(), doing: "make", source: errno.into() };
+        let name = path.as_path().file_name().and_then(|name| CString::new(name.as_bytes()).ok());
+        let name = name.ok_or_else(|| failed(Errno::EINVAL))?;
+        let parent = path.as_path().parent().filter(|parent| !parent.as_os_str().is_empty());
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let directory = open(parent.unwrap_or(Path::new(".")), flags, Mode::empty()).map_err(failed)?;
+        faccessat(&directory, ".", AccessFlags::W_OK | AccessFlags::X_OK, AtFlags::AT_EACCESS).map_err(failed)?;
+        let device = fstat(&directory).map_err(failed)?.st_dev;
+        let kept = Kept { path: path.clone(), place: Place::Directory(directory, name), device };
+        Ok(Self { remembered: Remembered::default(), kept: Some(kept) })
     }
 
     pub fn remembered(&self) -> &Remembered {
         &self.remembered
     }
 
-    /// The file that keeps the records, for a process that closes all others.
+    /// The descriptor by which the records are kept, for a process that closes all others.
     pub fn descriptor(&self) -> Option<BorrowedFd<'_>> {
-        self.kept.as_ref().map(|kept| kept.file.as_fd())
+        self.kept.as_ref().map(|kept| match &kept.place {
+            Place::File(file) => file.as_fd(),
+            Place::Directory(directory, _) => directory.as_fd(),
+        })
     }
 
     /// Puts `record` in the place of what was known of the file, and writes it down.
@@ -118,7 +154,7 @@ impl Journal {
         if let Some(kept) = &mut self.kept {
             let line = line(file, generation, &record, kept.device);
             // One call, so that lines of several writers don't mix.
-            kept.file.write_all(line.as_bytes()).map_err(|source| JournalError::File {
+            kept.file().and_then(|mut file| file.write_all(line.as_bytes())).map_err(|source| JournalError::File {
                 path: kept.path.clone(),
                 doing: "write",
                 source,
@@ -126,6 +162,31 @@ impl Journal {
         }
         self.remembered.set(file, generation, record);
         Ok(())
+    }
+}
+
+impl Kept {
+    /// The file, made if need be.
+    fn file(&mut self) -> io::Result<&File> {
+        if let Place::Directory(directory, name) = &self.place {
+            let flags = OFlag::O_RDWR | OFlag::O_APPEND | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+            let mode = Mode::S_IRUSR | Mode::S_IWUSR | Mode::S_IRGRP | Mode::S_IROTH;
+            let made = openat(directory, name.as_c_str(), flags | OFlag::O_CREAT | OFlag::O_EXCL, mode);
+            let file = match made {
+                // Another container of the same directory was first.
+                Err(Errno::EEXIST) => File::from(openat(directory, name.as_c_str(), flags, Mode::empty())?),
+                made => {
+                    let mut file = File::from(made?);
+                    file.write_all(HEADER.as_bytes())?;
+                    file
+                }
+            };
+            self.place = Place::File(file);
+        }
+        match &self.place {
+            Place::File(file) => Ok(file),
+            Place::Directory(..) => Err(io::ErrorKind::NotFound.into()),
+        }
     }
 }
 
@@ -167,7 +228,7 @@ fn rewritten(remembered: &mut Remembered, device: u64, path: &HostPath) -> Resul
         text.push_str(&line(*file, *generation, record, device));
     }
     let mut options = File::options();
-    options.read(true).append(true).create_new(true).mode(0o600).custom_flags(nix::libc::O_NOFOLLOW);
+    options.read(true).append(true).create_new(true).mode(0o644).custom_flags(nix::libc::O_NOFOLLOW);
     let written = options.open(&beside).and_then(|mut file| {
         file.write_all(text.as_bytes())?;
         std::fs::rename(&beside, path)?;
@@ -255,6 +316,20 @@ mod tests {
         assert_eq!(again.remembered().get(file(1), Generation(1)), Some(&owned(33)));
         assert_eq!(again.remembered().len(), 1);
         assert_eq!(read(&scratch.path()).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn no_file_is_made_before_there_is_a_record() {
+        let scratch = Scratch::new("late");
+        let mut journal = Journal::open(&scratch.path()).unwrap();
+        let mut other = Journal::open(&scratch.path()).unwrap();
+        assert!(!scratch.path().as_path().exists());
+        journal.set(file(1), Generation(1), owned(33)).unwrap();
+        other.set(file(2), Generation(1), owned(33)).unwrap();
+        assert_eq!(read(&scratch.path()).unwrap().len(), 2);
+        let nowhere = HostPath::new(scratch.0.join("missing/remembered"));
+        let error = Journal::open(&nowhere).unwrap_err().to_string();
+        assert_eq!(error, format!("cannot make {nowhere}: no such file or directory"));
     }
 
     #[test]

@@ -1,9 +1,10 @@
 //! Root for those who are none: a supervisor answers the system calls by which root differs from the caller.
 //!
 //! ```text
-//!   launcher                       supervisor (forked in the container's user namespace, on the host's mounts)
-//!   fork ────────────────────────► run: waits for the listener
-//!   install_listener ────────────► receives it, says so
+//!   launcher                       supervisor (in the host's namespaces)
+//!   fork ────────────────────────► run: waits
+//!   namespaces, mounts
+//!   install_listener ────────────► joins the user namespace, takes the listener, says so
 //!   exec the command               a trapped call: look at the file; without a record, let the kernel go on;
 //!                                  with one, answer from it; chown, mknod, setxattr write one
 //!   the last process ends ───────► the listener hangs up, the supervisor ends
@@ -21,10 +22,11 @@ use crate::remembered::Journal;
 use crate::serve::settle;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sched::{CloneFlags, setns};
 use nix::sys::socket::{MsgFlags, send};
 use nix::sys::stat::{Mode, umask};
 use starter::sys::NotificationAnswer;
-use starter::trapped::{Call, Scope};
+use starter::trapped::{Call, LISTENER, Scope, USER_NAMESPACE};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use supervisor::{Reply, Supervisor};
 use target::Root;
@@ -32,8 +34,8 @@ use target::Root;
 /// Answers the calls of the processes below the one that sends its listener over `control`
 /// ([`starter::trapped::install_listener`]), until the last of them has ended; then ends this process.
 ///
-/// Call it in a process forked for this, with one thread, in the user namespace of those processes and with all
-/// capabilities there, but on the mounts of the host.
+/// Call it in a process forked for this, with one thread, in the host's namespaces: it joins the user namespace of those
+/// processes, where it has all capabilities, and stays on the mounts of the host.
 pub fn run(control: OwnedFd, journal: Journal, scope: Scope) -> ! {
     let ended = supervise(control, journal, scope);
     starter::sys::exit_immediately(if ended.is_ok() { 0 } else { 1 })
@@ -85,20 +87,30 @@ fn supervise(control: OwnedFd, journal: Journal, scope: Scope) -> Result<(), Err
     Ok(())
 }
 
-/// Waits for the listener, and tells the sender that it is here.
+/// Joins the user namespace, waits for the listener, and tells the sender that all is ready.
 fn receive_listener(control: OwnedFd) -> Result<OwnedFd, Errno> {
+    match setns(receive(control.as_fd(), USER_NAMESPACE)?, CloneFlags::CLONE_NEWUSER) {
+        // It is this one already.
+        Err(Errno::EINVAL) => {}
+        joined => joined?,
+    }
+    let listener = receive(control.as_fd(), LISTENER)?;
+    starter::sys::wake_on_this_cpu(listener.as_fd());
+    send(control.as_raw_fd(), b"L", MsgFlags::MSG_NOSIGNAL)?;
+    Ok(listener)
+}
+
+/// Waits for the message that begins with `what`, and gives its descriptor.
+fn receive(control: BorrowedFd<'_>, what: u8) -> Result<OwnedFd, Errno> {
     let mut byte = [0];
-    let listener = loop {
-        match starter::sys::receive_descriptor(control.as_fd(), &mut byte) {
-            Ok((1, Some(listener))) => break listener,
+    loop {
+        match starter::sys::receive_descriptor(control, &mut byte) {
+            Ok((1, Some(descriptor))) if byte == [what] => return Ok(descriptor),
             Ok(_) => return Err(Errno::ECONNRESET),
             Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
             Err(error) => return Err(target::errno(error)),
         }
-    };
-    starter::sys::wake_on_this_cpu(listener.as_fd());
-    send(control.as_raw_fd(), b"L", MsgFlags::MSG_NOSIGNAL)?;
-    Ok(listener)
+    }
 }
 
 /// Waits for a call; false when nobody is left who could make one.

@@ -1,7 +1,7 @@
-//! Performs a launch plan that stands on an open descriptor: `starter PLAN [SERVER]`, two descriptor numbers.
+//! Performs a launch plan that stands on an open descriptor: `starter PLAN [SERVER [SUPERVISOR]]`, descriptor numbers.
 //!
 //! PLAN is a file with the plan's text; SERVER is the socket to an image server, for plans that name images (see
-//! [`starter::image_server`]).
+//! [`starter::image_server`]); SUPERVISOR that to the supervisor of a root emulation.
 #![forbid(unsafe_code)]
 
 use starter::perform::{Launched, exec, launch};
@@ -31,17 +31,19 @@ fn run() -> Result<ExitCode, String> {
         let number = word.parse().map_err(|_| format!("`{word}` is not the number of a descriptor"))?;
         starter::sys::inherited_fd(number).map(Some).ok_or(format!("descriptor {number} is not open"))
     };
-    let plan = descriptor()?.ok_or("usage: starter PLAN [SERVER], numbers of open descriptors")?;
+    let plan = descriptor()?.ok_or("usage: starter PLAN [SERVER [SUPERVISOR]], numbers of open descriptors")?;
     let server = descriptor()?;
+    let supervisor = descriptor()?;
     let mut text = Vec::new();
     File::from(plan)
         .take(MAX_PLAN_BYTES)
         .read_to_end(&mut text)
         .map_err(|error| format!("cannot read the launch plan: {error}"))?;
     let plan = LaunchPlan::from_text(&text).map_err(|error| error.to_string())?;
-    match launch(&plan, server.as_ref().map(AsFd::as_fd)).map_err(|error| error.to_string())? {
+    let (to_server, to_supervisor) = (server.as_ref().map(AsFd::as_fd), supervisor.as_ref().map(AsFd::as_fd));
+    match launch(&plan, to_server, to_supervisor).map_err(|error| error.to_string())? {
         Launched::Inside(entered) => {
-            drop(server);
+            drop((server, supervisor));
             for warning in &entered.warnings {
                 eprintln!("WARNING: {warning}");
             }

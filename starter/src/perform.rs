@@ -9,7 +9,7 @@
 //!   root                        attached over `/`; the process's own root is still the host's
 //!   steps                       targets are opened by descriptor inside the new root: no link leads out of it
 //!   the root becomes ours       chroot where no capability stays, else pivot_root
-//!   privileges                  bounding set, no_new_privs, all sets, seccomp
+//!   privileges                  bounding set, no_new_privs, all sets, root emulation, seccomp
 //!   directory, umask, exec      in place: the command keeps the caller's process id
 //! ```
 //!
@@ -20,6 +20,7 @@ use crate::paths::{ContainerPath, HostPath};
 use crate::plan::{Access, Command, IdRange, Identity, LaunchPlan, Need, Node, NodeContent, Step};
 use crate::supervise::{self, Ended};
 use crate::sys::{self, FsContext, mount_attr};
+use crate::trapped::{InstallError, install_listener};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat, openat2};
 use nix::mount::{MsFlags, mount};
@@ -139,12 +140,14 @@ fn words(errno: Errno) -> String {
 }
 
 /// Something that was done otherwise than the plan says, worth telling.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Warning {
     /// The first directory can't be entered; another was taken.
     Directory { wanted: ContainerPath, taken: ContainerPath },
     /// `/proc` shows the host's processes.
     ProcOfHost,
+    /// The command can't give files away.
+    NotEmulated(InstallError),
 }
 
 impl fmt::Display for Warning {
@@ -153,6 +156,7 @@ impl fmt::Display for Warning {
             Self::Directory { wanted, taken } => {
                 write!(f, "cannot start in {wanted}, which is not in the container; starting in {taken}")
             }
+            Self::NotEmulated(error) => write!(f, "files can belong to root alone in the container: {error}"),
             Self::ProcOfHost => {
                 f.write_str("the kernel allows no /proc for these processes alone; it shows the host's")
             }
@@ -177,10 +181,15 @@ pub enum Launched {
     Ended(Ended),
 }
 
-/// Does everything of `plan` but its command. `server` is the socket to the image server.
+/// Does everything of `plan` but its command. `server` is the socket to the image server, `supervisor` that to the
+/// supervisor of the root emulation.
 ///
 /// The process must have one thread. After an error it is of no more use than to say so.
-pub fn launch(plan: &LaunchPlan, server: Option<BorrowedFd<'_>>) -> Result<Launched, PerformError> {
+pub fn launch(
+    plan: &LaunchPlan,
+    server: Option<BorrowedFd<'_>>,
+    supervisor: Option<BorrowedFd<'_>>,
+) -> Result<Launched, PerformError> {
     if plan.connections() > 0 && server.is_none() {
         return Err(PerformError::NoServer);
     }
@@ -191,12 +200,12 @@ pub fn launch(plan: &LaunchPlan, server: Option<BorrowedFd<'_>>) -> Result<Launc
         let fuse = open_fuse(plan)?;
         unshare_the_rest(plan)?;
         if !plan.namespaces.pid {
-            return enter(plan, fuse, server).map(Launched::Inside);
+            return enter(plan, fuse, server, supervisor).map(Launched::Inside);
         }
         match supervise::fork_first_process()? {
             supervise::Forked::Parent(ended) => Ok(Launched::Ended(ended)),
             supervise::Forked::Child(first) => {
-                let entered = enter(plan, fuse, server)?;
+                let entered = enter(plan, fuse, server, supervisor)?;
                 if plan.parent.init {
                     first.stay_as_init()?;
                 }
@@ -373,7 +382,12 @@ struct Container {
     root: OwnedFd,
 }
 
-fn enter(plan: &LaunchPlan, fuse: Vec<OwnedFd>, server: Option<BorrowedFd<'_>>) -> Result<Entered, PerformError> {
+fn enter(
+    plan: &LaunchPlan,
+    fuse: Vec<OwnedFd>,
+    server: Option<BorrowedFd<'_>>,
+    supervisor: Option<BorrowedFd<'_>>,
+) -> Result<Entered, PerformError> {
     let keep = plan.capabilities.keep;
     let privileged = plan.identity == Identity::Privileged;
     // Done early: it costs as much as the server needs to come up.
@@ -443,6 +457,12 @@ fn enter(plan: &LaunchPlan, fuse: Vec<OwnedFd>, server: Option<BorrowedFd<'_>>) 
     sys::default_signal(Signal::SIGPIPE).map_err(|errno| PerformError::System { doing: "restore a signal", errno })?;
     let mut environment = plan.environment.clone();
     enter_directory(plan, &mut environment, &mut warnings)?;
+    // Before a filter of the user's, which may forbid what this takes.
+    if let (Some(emulation), Some(supervisor)) = (&plan.emulation, supervisor)
+        && let Err(error) = install_listener(supervisor, emulation.scope)
+    {
+        warnings.push(Warning::NotEmulated(error));
+    }
     if !plan.seccomp.is_empty() {
         sys::install_seccomp(&plan.seccomp)
             .map_err(|errno| PerformError::System { doing: "install the seccomp filter", errno })?;

@@ -18,6 +18,7 @@
 //! [`LaunchPlan::to_text`] and [`LaunchPlan::from_text`] are inverse; both are pure.
 
 use crate::paths::{ContainerPath, HostPath};
+use crate::trapped::Scope;
 use std::fmt;
 
 /// Everything that one launch does, in order.
@@ -34,6 +35,8 @@ pub struct LaunchPlan {
     pub capabilities: Capabilities,
     /// Compiled seccomp filter: `struct sock_filter` instructions, 8 bytes each, in this machine's byte order.
     pub seccomp: Vec<u8>,
+    /// What a supervisor does of root in the kernel's place.
+    pub emulation: Option<Emulation>,
     pub directory: Directory,
     pub environment: Vec<(Vec<u8>, Vec<u8>)>,
     pub command: Command,
@@ -183,6 +186,24 @@ pub struct Capabilities {
     pub keep: u64,
 }
 
+/// How root is emulated (see [`crate::trapped`]).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Emulation {
+    pub scope: Scope,
+    pub records: Records,
+}
+
+/// Where owners and devices are remembered that the file system can't hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Records {
+    /// Nowhere: until the container ends.
+    Fresh,
+    /// As `Fresh`, but what a file of the host says is known from the start.
+    Read(HostPath),
+    /// In a file of the host.
+    Kept(HostPath),
+}
+
 /// The directory in which the command starts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Directory {
@@ -264,6 +285,18 @@ impl LaunchPlan {
         if !self.seccomp.is_empty() {
             text.line("seccomp", &[hex(&self.seccomp)]);
         }
+        if let Some(emulation) = &self.emulation {
+            let mut words = vec![match emulation.scope {
+                Scope::Everything => w("root"),
+                Scope::DevicesAndAttributes => w("devices"),
+            }];
+            match &emulation.records {
+                Records::Fresh => {}
+                Records::Read(path) => words.extend([w("read"), path.as_bytes().to_vec()]),
+                Records::Kept(path) => words.extend([w("keep"), path.as_bytes().to_vec()]),
+            }
+            text.line("emulate", &words);
+        }
         if !self.directory.candidates.is_empty() {
             let words: Vec<Vec<u8>> = self.directory.candidates.iter().map(|c| c.as_bytes().to_vec()).collect();
             text.line("directory", &words);
@@ -313,6 +346,7 @@ impl LaunchPlan {
             umask: draft.umask,
             capabilities: Capabilities { keep: draft.keep },
             seccomp: draft.seccomp,
+            emulation: draft.emulation,
             directory: Directory { candidates: draft.candidates },
             environment: draft.environment,
             parent: draft.parent,
@@ -528,6 +562,7 @@ struct Draft {
     umask: Option<u32>,
     keep: u64,
     seccomp: Vec<u8>,
+    emulation: Option<Emulation>,
     candidates: Vec<ContainerPath>,
     environment: Vec<(Vec<u8>, Vec<u8>)>,
     command: Option<Command>,
@@ -620,6 +655,20 @@ fn parse_line(line: &[u8], draft: &mut Draft) -> Result<(), &'static str> {
             if !draft.seccomp.len().is_multiple_of(8) {
                 return Err("has a seccomp filter of a broken length");
             }
+        }
+        (b"emulate", [scope, records @ ..]) => {
+            let scope = match *scope {
+                b"root" => Scope::Everything,
+                b"devices" => Scope::DevicesAndAttributes,
+                _ => return Err("has nothing that can be emulated"),
+            };
+            let records = match records {
+                [] => Records::Fresh,
+                [b"read", path] => Records::Read(host(path)?),
+                [b"keep", path] => Records::Kept(host(path)?),
+                _ => return Err(WRONG_WORDS),
+            };
+            draft.emulation = Some(Emulation { scope, records });
         }
         (b"directory", [_, ..]) => {
             draft.candidates = words.iter().map(|word| container(word)).collect::<Result<_, _>>()?
@@ -819,6 +868,10 @@ mod tests {
             umask: Some(0o22),
             capabilities: Capabilities { keep: 1 << 13 },
             seccomp: vec![1, 2, 3, 4, 5, 6, 7, 255],
+            emulation: Some(Emulation {
+                scope: Scope::DevicesAndAttributes,
+                records: Records::Kept(HostPath::new("/a b")),
+            }),
             directory: Directory { candidates: vec![at("/a b"), at("/")] },
             environment: vec![(b"A".to_vec(), b"x\ny \\z\xff=".to_vec()), (b"EMPTY".to_vec(), Vec::new())],
             command: Command::Program { arguments: vec![b"sh".to_vec(), b"".to_vec(), b"two words".to_vec()] },
@@ -832,6 +885,7 @@ mod tests {
         assert_eq!(LaunchPlan::from_text(&plan.to_text()), Ok(plan.clone()));
         let shell = LaunchPlan {
             identity: Identity::Keep { uid: 1, gid: 2 },
+            emulation: Some(Emulation { scope: Scope::Everything, records: Records::Fresh }),
             command: Command::EmbeddedShell { driver: b". /x\nexec \"$@\"".to_vec(), arguments: vec![] },
             parent: Parent::default(),
             ..plan
@@ -859,6 +913,7 @@ mod tests {
         check("sifu-plan 1\nenv A=\\0\n", 2, "has a backslash without three octal digits");
         check("sifu-plan 1\nwith file /a 0644 x\n", 2, "has a `with` that follows no `layer`");
         check("sifu-plan 1\nroot served 999999999\n", 2, "has a bad connection number");
+        check("sifu-plan 1\nemulate ada\n", 2, "has nothing that can be emulated");
         check("sifu-plan 1\nmount /a /b\n", 2, "has an unknown verb or a wrong number of words");
     }
 }

@@ -11,7 +11,9 @@
 
 use crate::sys;
 use nix::errno::Errno;
+use nix::fcntl::{OFlag, open};
 use nix::sys::socket::{ControlMessage, MsgFlags, recv, sendmsg};
+use nix::sys::stat::Mode;
 use std::fmt;
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
@@ -312,8 +314,12 @@ pub enum Installed {
     Already,
 }
 
+/// What the supervisor gets, each in a message of one byte and one descriptor, before it sends a byte back.
+pub const USER_NAMESPACE: u8 = b'U';
+pub const LISTENER: u8 = b'L';
+
 /// Gives this process, and all it will start, the filter, and hands the supervisor at the other end of `control` the
-/// listener; returns when the supervisor has it.
+/// listener, and the user namespace to join; returns when the supervisor is ready.
 ///
 /// The process needs one thread and `PR_SET_NO_NEW_PRIVS` (or `CAP_SYS_ADMIN` in its user namespace).
 pub fn install_listener(control: BorrowedFd<'_>, scope: Scope) -> Result<Installed, InstallError> {
@@ -324,10 +330,14 @@ pub fn install_listener(control: BorrowedFd<'_>, scope: Scope) -> Result<Install
         Err(error) => return Err(InstallError::Filter(error)),
     };
     let unreachable = |errno: Errno| InstallError::Supervisor(errno.into());
-    let descriptors = [listener.as_fd().as_raw_fd()];
-    let message = [ControlMessage::ScmRights(&descriptors)];
-    sendmsg::<()>(control.as_raw_fd(), &[IoSlice::new(b"L")], &message, MsgFlags::MSG_NOSIGNAL, None)
-        .map_err(unreachable)?;
+    let namespace =
+        open("/proc/self/ns/user", OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty()).map_err(unreachable)?;
+    for (what, descriptor) in [(USER_NAMESPACE, namespace.as_fd()), (LISTENER, listener.as_fd())] {
+        let descriptors = [descriptor.as_raw_fd()];
+        let message = [ControlMessage::ScmRights(&descriptors)];
+        sendmsg::<()>(control.as_raw_fd(), &[IoSlice::new(&[what])], &message, MsgFlags::MSG_NOSIGNAL, None)
+            .map_err(unreachable)?;
+    }
     match recv(control.as_raw_fd(), &mut [0], MsgFlags::empty()).map_err(unreachable)? {
         0 => Err(unreachable(Errno::ECONNRESET)),
         _ => Ok(Installed::Here),
