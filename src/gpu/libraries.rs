@@ -8,8 +8,8 @@ use std::fmt;
 
 use starter::paths::{ContainerPath, HostPath};
 
-use super::list::{Wanted, is_version_of};
-use crate::elf::{Class, GlibcVersion};
+use super::list::Wanted;
+use crate::elf::{Class, GlibcVersion, is_version_of};
 use crate::host::facts::HostLibrary;
 use crate::image::facts::{CLibrary, ImageLibraries};
 

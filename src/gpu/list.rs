@@ -32,11 +32,6 @@ pub enum Wanted {
     Path(ContainerPath),
 }
 
-/// Whether `found`, a name of the linker's cache, is the library `name` of a list, in any version.
-pub fn is_version_of(found: &[u8], name: &[u8]) -> bool {
-    found.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with(b"."))
-}
-
 /// Reads a list.
 pub fn parse(text: &[u8]) -> Result<Vec<Wanted>, ListError> {
     let lines = text.split(|&byte| byte == b'\n').enumerate();
@@ -123,16 +118,6 @@ mod tests {
             ("\n/a/../b", "line 2: path in the container holds `..`"),
         ] {
             assert_eq!(parse(text.as_bytes()).unwrap_err().to_string(), expected);
-        }
-    }
-
-    #[test]
-    fn a_library_counts_in_any_version_and_no_longer_name() {
-        for found in ["libcuda.so", "libcuda.so.1", "libcuda.so.570.86.10"] {
-            assert!(is_version_of(found.as_bytes(), b"libcuda.so"), "{found}");
-        }
-        for found in ["libcudart.so", "libcuda.so2", "libcuda", "xlibcuda.so"] {
-            assert!(!is_version_of(found.as_bytes(), b"libcuda.so"), "{found}");
         }
     }
 

@@ -9,6 +9,7 @@
 //!
 //! All of it is decided from values; `host` looks at the host and `image` at the image. No vendor's program is run.
 
+pub mod cdi;
 pub mod libraries;
 pub mod list;
 pub mod selection;
@@ -47,6 +48,12 @@ pub struct GpuBinds {
     pub binds: Vec<GpuBind>,
     /// Device nodes that must not be usable where the host's whole `/dev` is shown.
     pub hidden: Vec<Hidden>,
+    /// Files to make from nothing.
+    pub files: Vec<(ContainerPath, Vec<u8>)>,
+    /// Symbolic links to make where the container has nothing: where, and where to.
+    pub links: Vec<(ContainerPath, Vec<u8>)>,
+    /// Modes of directories in `/dev`.
+    pub modes: Vec<(ContainerPath, u32)>,
     /// Variables to set in the container.
     pub environment: Vec<(Vec<u8>, Vec<u8>)>,
     /// Libraries that are left out, with the reason.
@@ -60,13 +67,15 @@ pub struct GpuBind {
     pub source: HostPath,
     pub target: ContainerPath,
     pub kind: BindKind,
+    /// Whether the container can't do without.
+    pub required: bool,
     pub reason: String,
 }
 
 impl GpuBind {
     /// Whether the container may not write to it. Sockets and devices work through a read-only mount as well.
     pub fn read_only(&self) -> bool {
-        !matches!(self.kind, BindKind::Device | BindKind::Socket)
+        !matches!(self.kind, BindKind::Device | BindKind::Socket | BindKind::WritableFile)
     }
 
     /// Whether it only works where device nodes do.
@@ -80,7 +89,7 @@ pub enum BindKind {
     Library,
     Program,
     File,
-    /// A socket, or a directory of pipes.
+    WritableFile,
     Socket,
     Device,
 }
@@ -91,6 +100,7 @@ impl fmt::Display for BindKind {
             Self::Library => "library",
             Self::Program => "program",
             Self::File => "file",
+            Self::WritableFile => "writable file",
             Self::Socket => "socket",
             Self::Device => "device",
         })
@@ -117,6 +127,8 @@ pub enum Notice {
     /// `--gpus` where there is none.
     NoGpu,
     Remark(Remark),
+    /// Of a device that was asked for by name.
+    Device(cdi::Remark),
 }
 
 impl Notice {
@@ -125,6 +137,7 @@ impl Notice {
         match self {
             Self::NothingFound(_) | Self::LeftOut { .. } | Self::NoGpu => true,
             Self::Remark(remark) => matches!(remark, Remark::NoSuch { .. }),
+            Self::Device(remark) => remark.is_warning(),
         }
     }
 }
@@ -153,6 +166,7 @@ impl fmt::Display for Notice {
             }
             Self::NoGpu => f.write_str("--gpus: this host has no GPU that may be used"),
             Self::Remark(remark) => remark.fmt(f),
+            Self::Device(remark) => remark.fmt(f),
         }
     }
 }
@@ -224,6 +238,7 @@ impl GpuBinds {
                 source: library.path.clone(),
                 target,
                 kind: BindKind::Library,
+                required: false,
                 reason: "in the list, and the image can load it".to_owned(),
             }));
         }
@@ -254,7 +269,7 @@ impl GpuBinds {
                     (source, path.clone(), kind)
                 }
             };
-            self.binds.push(GpuBind { source, target, kind, reason: "in the list".to_owned() });
+            self.binds.push(GpuBind { source, target, kind, required: false, reason: "in the list".to_owned() });
         }
     }
 
@@ -305,7 +320,7 @@ impl GpuBinds {
         let Ok(target) = ContainerPath::parse(node.path.as_bytes()) else { return };
         if node.refused.is_none() && !self.binds.iter().any(|bind| bind.target == target) {
             let (source, reason) = (node.path.clone(), reason.to_owned());
-            self.binds.push(GpuBind { source, target, kind: BindKind::Device, reason });
+            self.binds.push(GpuBind { source, target, kind: BindKind::Device, required: false, reason });
         }
     }
 }

@@ -4,6 +4,7 @@
 //! more: [`observe`] costs a few dozen system calls, none of which grows with the mounts, the processes or the files of
 //! the host. [`switches`] explains a start that failed; [`probe`] tries everything out, for `doctor`.
 
+pub mod accelerators;
 pub mod facts;
 pub mod mountinfo;
 mod name_service;

@@ -1,0 +1,250 @@
+//! YAML as far as it says what JSON can say: a document becomes a JSON value.
+//!
+//! Plain words are typed as YAML 1.2's core schema types them (`null`, `true`, `12`, `0x1f`, `1.5`), quoted ones are
+//! text. Anchors are followed within a bound, so that a few lines can't become gigabytes.
+
+use std::collections::HashMap;
+use std::fmt;
+
+use saphyr_parser::{Event, Parser, ScalarStyle, ScanError, Span};
+use serde_json::{Map, Number, Value};
+
+/// How deep a document may nest: a description of devices needs six.
+const MAX_DEPTH: usize = 64;
+/// How many values a document may hold, those that anchors repeat included.
+const MAX_VALUES: usize = 200_000;
+
+/// Why a text is no document that can be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct YamlError {
+    /// Counted from 1.
+    pub line: usize,
+    pub wrong: Wrong,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Wrong {
+    Syntax(String),
+    TooDeep,
+    TooLarge,
+    /// A key that is a list or a mapping.
+    Key,
+    SameKey(String),
+    SecondDocument,
+    UnknownAnchor,
+}
+
+impl fmt::Display for YamlError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "line {}: ", self.line)?;
+        match &self.wrong {
+            Wrong::Syntax(why) => f.write_str(why),
+            Wrong::TooDeep => write!(f, "nested deeper than {MAX_DEPTH} levels"),
+            Wrong::TooLarge => write!(f, "more than {MAX_VALUES} values"),
+            Wrong::Key => f.write_str("a key is no text"),
+            Wrong::SameKey(key) => write!(f, "the key `{key}` is there twice"),
+            Wrong::SecondDocument => f.write_str("a second document begins"),
+            Wrong::UnknownAnchor => f.write_str("an alias of nothing"),
+        }
+    }
+}
+
+impl std::error::Error for YamlError {}
+
+/// Reads the one document of a text; an empty text is null.
+pub fn to_json(text: &str) -> Result<Value, YamlError> {
+    let mut reader = Reader { events: Parser::new_from_str(text), anchors: HashMap::new(), left: MAX_VALUES };
+    let mut document = None;
+    loop {
+        let (event, line) = reader.next()?;
+        match event {
+            Event::StreamEnd => return Ok(document.unwrap_or(Value::Null)),
+            Event::DocumentStart(_) if document.is_some() => {
+                return Err(YamlError { line, wrong: Wrong::SecondDocument });
+            }
+            Event::DocumentStart(_) => {
+                let (event, line) = reader.next()?;
+                document = Some(reader.value(event, line, 0)?);
+            }
+            _ => {}
+        }
+    }
+}
+
+struct Reader<I> {
+    events: I,
+    anchors: HashMap<usize, (Value, usize)>,
+    /// How many values may still come.
+    left: usize,
+}
+
+impl<'a, I: Iterator<Item = Result<(Event<'a>, Span), ScanError>>> Reader<I> {
+    fn next(&mut self) -> Result<(Event<'a>, usize), YamlError> {
+        match self.events.next() {
+            Some(Ok((event, span))) => Ok((event, span.start.line())),
+            Some(Err(error)) => {
+                let wrong = Wrong::Syntax(error.info().to_owned());
+                Err(YamlError { line: error.marker().line(), wrong })
+            }
+            None => Ok((Event::StreamEnd, 0)),
+        }
+    }
+
+    /// Reads the value that begins with `event`.
+    fn value(&mut self, event: Event<'a>, line: usize, depth: usize) -> Result<Value, YamlError> {
+        let fail = |wrong| Err(YamlError { line, wrong });
+        if depth > MAX_DEPTH {
+            return fail(Wrong::TooDeep);
+        }
+        let before = self.left;
+        self.left = match self.left.checked_sub(1) {
+            Some(left) => left,
+            None => return fail(Wrong::TooLarge),
+        };
+        let (value, anchor) = match event {
+            Event::Scalar(text, style, anchor, tag) => {
+                let is_text = tag.is_some_and(|tag| tag.is_yaml_core_schema() && tag.suffix == "str");
+                let plain = style == ScalarStyle::Plain && !is_text;
+                (if plain { plain_word(&text) } else { Value::String(text.into_owned()) }, anchor)
+            }
+            Event::SequenceStart(anchor, _) => {
+                let mut list = Vec::new();
+                loop {
+                    match self.next()? {
+                        (Event::SequenceEnd, _) => break (Value::Array(list), anchor),
+                        (event, line) => list.push(self.value(event, line, depth + 1)?),
+                    }
+                }
+            }
+            Event::MappingStart(anchor, _) => (Value::Object(self.mapping(depth)?), anchor),
+            Event::Alias(anchor) => match self.anchors.get(&anchor) {
+                None => return fail(Wrong::UnknownAnchor),
+                Some((_, size)) if *size > self.left => return fail(Wrong::TooLarge),
+                Some((value, size)) => {
+                    self.left -= size;
+                    (value.clone(), 0)
+                }
+            },
+            _ => (Value::Null, 0),
+        };
+        if anchor > 0 {
+            // Not more is kept than the document itself may hold.
+            let size = before - self.left;
+            self.left = match self.left.checked_sub(size) {
+                Some(left) => left,
+                None => return fail(Wrong::TooLarge),
+            };
+            self.anchors.insert(anchor, (value.clone(), size));
+        }
+        Ok(value)
+    }
+
+    fn mapping(&mut self, depth: usize) -> Result<Map<String, Value>, YamlError> {
+        let mut mapping = Map::new();
+        loop {
+            let (event, line) = self.next()?;
+            if event == Event::MappingEnd {
+                return Ok(mapping);
+            }
+            let key = match event {
+                Event::Scalar(text, ..) => text.into_owned(),
+                _ => return Err(YamlError { line, wrong: Wrong::Key }),
+            };
+            let (event, value_line) = self.next()?;
+            let value = self.value(event, value_line, depth + 1)?;
+            if mapping.contains_key(&key) {
+                return Err(YamlError { line, wrong: Wrong::SameKey(key) });
+            }
+            mapping.insert(key, value);
+        }
+    }
+}
+
+/// Types a word without quotes.
+fn plain_word(text: &str) -> Value {
+    match text {
+        "" | "~" | "null" | "Null" | "NULL" => return Value::Null,
+        "true" | "True" | "TRUE" => return Value::Bool(true),
+        "false" | "False" | "FALSE" => return Value::Bool(false),
+        _ => {}
+    }
+    let based = |prefix, radix| text.strip_prefix(prefix).and_then(|digits| u64::from_str_radix(digits, radix).ok());
+    if let Some(number) = based("0x", 16).or_else(|| based("0o", 8)) {
+        return Value::Number(number.into());
+    }
+    let digits = text.strip_prefix(['-', '+']).unwrap_or(text);
+    if !digits.starts_with(|c: char| c.is_ascii_digit() || c == '.') {
+        return Value::String(text.to_owned());
+    }
+    let whole = text.strip_prefix('+').unwrap_or(text);
+    if let Ok(number) = whole.parse::<i64>() {
+        return Value::Number(number.into());
+    }
+    if let Ok(number) = whole.parse::<u64>() {
+        return Value::Number(number.into());
+    }
+    match whole.parse::<f64>().ok().and_then(Number::from_f64) {
+        Some(number) => Value::Number(number),
+        None => Value::String(text.to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[track_caller]
+    fn check(text: &str, expected: Value) {
+        assert_eq!(to_json(text), Ok(expected), "{text}");
+    }
+
+    #[track_caller]
+    fn check_refused(text: &str, expected: &str) {
+        let error = to_json(text).expect_err("a text that is refused").to_string();
+        assert!(error.starts_with(expected), "{error}");
+    }
+
+    #[test]
+    fn words_have_the_types_of_the_core_schema() {
+        check(
+            "a: 1\nb: '1'\nc: -7\nd: 1.5\ne: true\nf: ~\ng:\nh: 0x1b6\ni: v1.0\nj: 1.0.0\nk: /dev/x\nl: 0o600\nm: 'true'\n",
+            json!({"a": 1, "b": "1", "c": -7, "d": 1.5, "e": true, "f": null, "g": null, "h": 438, "i": "v1.0",
+                "j": "1.0.0", "k": "/dev/x", "l": 384, "m": "true"}),
+        );
+        check("- 18446744073709551615\n- !!str 12\n- .\n- '-'\n", json!([u64::MAX, "12", ".", "-"]));
+    }
+
+    #[test]
+    fn both_styles_nest() {
+        check(
+            "---\na:\n- b: {c: [1, x]}\n  d: |\n    text\n...\n",
+            json!({"a": [{"b": {"c": [1, "x"]}, "d": "text\n"}]}),
+        );
+        check("", Value::Null);
+        check("# nothing\n", Value::Null);
+    }
+
+    #[test]
+    fn anchors_are_followed_within_a_bound() {
+        check("a: &x [1, 2]\nb: *x\n", json!({"a": [1, 2], "b": [1, 2]}));
+        let mut laughs = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n".to_owned();
+        for level in 1..12 {
+            let aliases = vec![format!("*a{}", level - 1); 10].join(", ");
+            laughs.push_str(&format!("a{level}: &a{level} [{aliases}]\n"));
+        }
+        check_refused(&laughs, "line 5: more than 200000 values");
+        check_refused("a: &x [*x]\n", "line 1: an alias of nothing");
+    }
+
+    #[test]
+    fn what_json_can_not_say_is_refused_with_its_line() {
+        check_refused("a: 1\n? [1]\n: 2\n", "line 2: a key is no text");
+        check_refused("a: 1\nb: 2\na: 3\n", "line 3: the key `a` is there twice");
+        check_refused("a: 1\n---\nb: 2\n", "line 2: a second document begins");
+        check_refused("a: [1\n", "line ");
+        check_refused("a: \"x\n", "line ");
+        check_refused(&"[".repeat(5000), "line 1: ");
+        check_refused(&format!("{}1{}", "[".repeat(100), "]".repeat(100)), "line 1: nested deeper than 64 levels");
+    }
+}
