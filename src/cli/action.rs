@@ -159,6 +159,22 @@ fn prepare(request: &LaunchRequest, purpose: Purpose) -> Result<Prepared, Failur
     };
     let keep = plan::kept_capabilities(request, &site, &who.identity).map_err(|error| failure(&error))?;
     let emulation = plan::emulation(request, &who.identity, keep, &root);
+    report::verbose(format_args!(
+        "{} is {}; its root is {}; uid {} gid {} inside",
+        image.facts.path,
+        match image.facts.kind {
+            ImageKind::Sif => "a SIF file",
+            ImageKind::Squashfs => "a SquashFS file",
+            ImageKind::Sandbox => "a directory",
+        },
+        match method {
+            MountMethod::Served => "served through /dev/fuse",
+            MountMethod::Directory => "used as it is",
+            MountMethod::Unpacked { .. } => "unpacked",
+        },
+        who.uid,
+        who.gid,
+    ));
     let bound_images = open_bound_images(&binds, &mut images)?;
 
     let laid_out = layout::layout(&LayoutFacts {
