@@ -837,3 +837,105 @@ pub fn list_xattrs_followed(path: &std::path::Path) -> std::io::Result<Vec<u8>> 
         unsafe { libc::listxattr(path.as_ptr(), buffer.as_mut_ptr().cast(), buffer.len()) }
     })
 }
+
+// ---- memory for a short life ----
+
+/// An allocator for programs that live for a millisecond before they become another: the first megabyte comes from a
+/// fixed arena, one piece after the other, and what is given back there stays unused unless it is the last piece. The
+/// rest is the C library's. musl's own allocator asks the kernel for pages and returns them so often that it takes a
+/// tenth of a start.
+pub struct ArenaFirst;
+
+const ARENA_BYTES: usize = 1 << 20;
+/// Larger pieces are not worth the arena's space.
+const PIECE_MAX: usize = 64 << 10;
+
+#[repr(align(4096))]
+struct Arena(std::cell::UnsafeCell<[u8; ARENA_BYTES]>);
+
+// SAFETY: bytes of the arena are reached only through pointers that `ArenaFirst` gives out, each range to one caller.
+unsafe impl Sync for Arena {}
+
+static ARENA: Arena = Arena(std::cell::UnsafeCell::new([0; ARENA_BYTES]));
+/// Bytes of the arena that have been given out.
+static ARENA_USED: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
+
+impl ArenaFirst {
+    /// Takes `layout` from the arena; `None` when it does not fit.
+    fn take(layout: std::alloc::Layout) -> Option<*mut u8> {
+        use std::sync::atomic::Ordering::Relaxed;
+        if layout.size() > PIECE_MAX || layout.align() > 4096 {
+            return None;
+        }
+        let mut start = 0;
+        // A failure means that there is no room: the arena is used up.
+        ARENA_USED
+            .fetch_update(Relaxed, Relaxed, |used| {
+                start = used.checked_next_multiple_of(layout.align())?;
+                let end = start.checked_add(layout.size())?;
+                (end <= ARENA_BYTES).then_some(end)
+            })
+            .ok()?;
+        Some(ARENA.0.get().cast::<u8>().wrapping_add(start))
+    }
+
+    /// Where `pointer` lies in the arena, if it does.
+    fn offset(pointer: *mut u8) -> Option<usize> {
+        let offset = (pointer as usize).wrapping_sub(ARENA.0.get() as usize);
+        (offset < ARENA_BYTES).then_some(offset)
+    }
+
+    /// Moves the end of the piece at `start` from `end` to `new_end`, if it is the last piece.
+    fn resize_last(start: usize, end: usize, new_end: usize) -> bool {
+        use std::sync::atomic::Ordering::Relaxed;
+        debug_assert!(start <= new_end);
+        new_end <= ARENA_BYTES && ARENA_USED.compare_exchange(end, new_end, Relaxed, Relaxed).is_ok()
+    }
+}
+
+// SAFETY: a piece of the arena is handed out once: `ARENA_USED` only grows past it, but for the last piece, whose owner
+// gives it back or resizes it, and the exchange fails if another piece was taken meanwhile. Pieces have the size and
+// the alignment that were asked for (the arena begins at a page). What is not of the arena is left to `System`, which
+// gets back exactly what it gave.
+unsafe impl std::alloc::GlobalAlloc for ArenaFirst {
+    unsafe fn alloc(&self, layout: std::alloc::Layout) -> *mut u8 {
+        match Self::take(layout) {
+            Some(piece) => piece,
+            // SAFETY: the caller keeps the contract of `alloc`, which is the same.
+            None => unsafe { std::alloc::System.alloc(layout) },
+        }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: std::alloc::Layout) {
+        match Self::offset(pointer) {
+            Some(start) => {
+                Self::resize_last(start, start + layout.size(), start);
+            }
+            // SAFETY: the pointer is not of the arena, so `System` gave it, for this layout, as the caller promises.
+            None => unsafe { std::alloc::System.dealloc(pointer, layout) },
+        }
+    }
+
+    unsafe fn realloc(&self, pointer: *mut u8, layout: std::alloc::Layout, new_size: usize) -> *mut u8 {
+        let Some(start) = Self::offset(pointer) else {
+            // SAFETY: as in `dealloc`.
+            return unsafe { std::alloc::System.realloc(pointer, layout, new_size) };
+        };
+        let end = start + layout.size();
+        let fits = new_size <= layout.size();
+        if (fits || start + new_size <= ARENA_BYTES) && Self::resize_last(start, end, start + new_size) || fits {
+            return pointer;
+        }
+        // SAFETY: the caller promises that `new_size` is valid for the layout's alignment.
+        let new_layout = unsafe { std::alloc::Layout::from_size_align_unchecked(new_size, layout.align()) };
+        // SAFETY: the new layout has a size that is not zero, larger than the old one.
+        let new = unsafe { self.alloc(new_layout) };
+        if !new.is_null() {
+            // SAFETY: the old piece has `layout.size()` bytes, the new one more, and they do not overlap.
+            unsafe { std::ptr::copy_nonoverlapping(pointer, new, layout.size()) };
+            // SAFETY: the old piece is of this allocator and has this layout; nobody uses it any more.
+            unsafe { self.dealloc(pointer, layout) };
+        }
+        new
+    }
+}
