@@ -1,6 +1,10 @@
 //! Why nothing was built.
 
+use super::copy::CopyError;
+use super::rootfs::EditError;
 use super::source::layered::LayeredError;
+use super::unpack::UnpackError;
+use crate::def::DefError;
 use crate::image::ImageError;
 use crate::image::extract::ExtractError;
 use crate::remembered::JournalError;
@@ -11,6 +15,8 @@ use crate::tree::{LookupError, WalkError};
 use starter::paths::HostPath;
 use std::fmt;
 use std::io;
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
 
 /// Why nothing was built. Whatever was begun is gone.
 #[derive(Debug)]
@@ -25,8 +31,40 @@ pub enum BuildError {
     /// An image of layers.
     Layered(Box<LayeredError>),
     Lookup(LookupError),
-    /// A file that is no image: in `build` that is a definition file.
-    DefinitionFile {
+    Edit(EditError),
+    Unpack(UnpackError),
+    Copy(Box<CopyError>),
+    /// What is wrong with the definition file.
+    Definition {
+        path: HostPath,
+        source: Box<DefError>,
+    },
+    /// Build arguments that stand nowhere in the definition file.
+    UnusedArguments {
+        names: Vec<String>,
+    },
+    /// The file of a secret.
+    NoSecret {
+        id: String,
+        path: HostPath,
+    },
+    /// `--update` of something that is no sandbox.
+    NothingToUpdate {
+        path: HostPath,
+    },
+    /// A script of a section could not be started.
+    Start {
+        section: &'static str,
+        source: io::Error,
+    },
+    /// A script of a section failed; the line is where it begins in the definition file.
+    Section {
+        section: &'static str,
+        line: u32,
+        status: ExitStatus,
+    },
+    /// A file system whose programs the kernel does not start.
+    NoExec {
         path: HostPath,
     },
     /// Something is at the target, and may not be replaced.
@@ -78,9 +116,22 @@ impl fmt::Display for BuildError {
             Self::AsTree(error) => error.fmt(f),
             Self::Layered(error) => error.fmt(f),
             Self::Lookup(error) => error.fmt(f),
-            Self::DefinitionFile { path } => {
-                write!(f, "{path} is no image, and building from a definition file is not there yet")
+            Self::Edit(error) => error.fmt(f),
+            Self::Unpack(error) => error.fmt(f),
+            Self::Copy(error) => write!(f, "%files, {error}"),
+            Self::Definition { path, source } => write!(f, "{path}:{source}"),
+            Self::UnusedArguments { names } => {
+                write!(f, "no template of the definition file uses the build argument {}", quoted(names))
             }
+            Self::NoSecret { id, path } => write!(f, "the secret `{id}` has no file {path}"),
+            Self::NothingToUpdate { path } => write!(f, "cannot update {path}: it is no sandbox directory"),
+            Self::Start { section, source } => write!(f, "cannot run %{section}: {}", cause(source)),
+            Self::Section { section, line, status } => match (status.code(), status.signal()) {
+                (Some(code), _) => write!(f, "%{section} (line {line}) failed with exit code {code}"),
+                (None, Some(signal)) => write!(f, "%{section} (line {line}) was ended by signal {signal}"),
+                (None, None) => write!(f, "%{section} (line {line}) failed"),
+            },
+            Self::NoExec { path } => write!(f, "cannot run programs in {path}: its file system is mounted noexec"),
             Self::Exists { path } => write!(f, "build target {path} already exists"),
             Self::OtherKind { path } => {
                 write!(f, "build target {path} exists and is of another kind than what is built")
@@ -96,6 +147,10 @@ impl fmt::Display for BuildError {
             Self::NotYet { what } => write!(f, "building {what} is not there yet"),
         }
     }
+}
+
+fn quoted(names: &[String]) -> String {
+    names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
 }
 
 impl std::error::Error for BuildError {}
@@ -114,9 +169,10 @@ impl Hint for BuildError {
                 "Free some space, or put the sandbox on another file system."
             }
             Self::Extract(error) => return error.hints(),
-            Self::DefinitionFile { .. } | Self::NotYet { .. } => {
-                "This version packs directories, and packs or unpacks SIF and SquashFS images."
-            }
+            Self::Definition { source, .. } => return source.hints(),
+            Self::UnusedArguments { .. } => "With --warn-unused-build-args this is a warning.",
+            Self::NothingToUpdate { .. } => "--update goes with --sandbox and a directory that is there.",
+            Self::NoExec { .. } => "Choose another directory for the build by --tmpdir.",
             Self::UnknownAgent { .. } | Self::LaterAgent { .. } => {
                 "The agents of this version are `localimage` (a SIF file, a SquashFS file, a directory) and `scratch`."
             }
@@ -133,7 +189,15 @@ impl Hint for BuildError {
                 }
                 _ => return Vec::new(),
             },
-            Self::Lookup(_) | Self::NoName { .. } => return Vec::new(),
+            Self::Lookup(_)
+            | Self::Edit(_)
+            | Self::Unpack(_)
+            | Self::Copy(_)
+            | Self::NotYet { .. }
+            | Self::NoSecret { .. }
+            | Self::Start { .. }
+            | Self::Section { .. }
+            | Self::NoName { .. } => return Vec::new(),
         };
         vec![hint.to_owned()]
     }
@@ -166,6 +230,24 @@ impl From<AsTreeError> for BuildError {
 impl From<LookupError> for BuildError {
     fn from(error: LookupError) -> Self {
         Self::Lookup(error)
+    }
+}
+
+impl From<UnpackError> for BuildError {
+    fn from(error: UnpackError) -> Self {
+        Self::Unpack(error)
+    }
+}
+
+impl From<CopyError> for BuildError {
+    fn from(error: CopyError) -> Self {
+        Self::Copy(Box::new(error))
+    }
+}
+
+impl From<EditError> for BuildError {
+    fn from(error: EditError) -> Self {
+        Self::Edit(error)
     }
 }
 

@@ -4,36 +4,56 @@
 //! directory ──► tree::from_directory ──┐
 //! SIF, SquashFS ──► Reader::into_tree ─┴─► Tree ──► squashfs::write ──► SIF: definition, metadata, partition
 //!               └─► image::extract ──► sandbox directory
+//!
+//! definition file ──► def::parse ──► plan::plan ──► stages ─┬─► Tree            as above
+//!                                                           └─► directory ──► Tree, or the sandbox itself
 //! ```
+//!
+//! A stage is built in a directory only where something has to run in it or be copied to it; labels, scripts and variables
+//! are put into the tree in memory.
 //!
 //! Everything is made in a directory beside the target (see [`target`]) and moved when it is whole. Nothing depends on a
 //! clock, on the order in which a directory lists its entries, or on the number of threads: the same input gives the
 //! same bytes.
 
 mod architecture;
+mod copy;
+pub mod edit;
 mod error;
+mod glob;
 pub mod mksquashfs_args;
+pub mod plan;
 pub mod processors;
+mod rootfs;
+pub mod seal;
+pub mod sections;
 pub mod source;
+mod stages;
 mod streamed;
 mod target;
+mod times;
+pub mod unpack;
 
 pub use error::BuildError;
 
+use crate::def::{self, BuildArgs, Definition, Header};
 use crate::image::{self, ImageError, extract, metadata};
-use crate::oci::layers::{EntryFault, LayerError};
 use crate::sif::{self, Creation, CreationOptions, DataType, ImageId, NewObject, Partition};
 use crate::squashfs::write;
-use crate::tree::{Attributes, Body, Content, Kind, Lookup, Owners, Tree};
+use crate::tree::{Kind, Lookup, Owners, Tree};
+use sections::RunOptions;
 use sha2::{Digest, Sha256};
-use source::layered::LayeredError;
 use source::{Fetching, Files, LocalImage, Source};
+use stages::{Built, Contents, Stages};
 use starter::paths::{ContainerPath, HostPath};
 use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io::Read;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use target::Target;
+use target::{Target, Work};
 
 /// What is to be built.
 #[derive(Clone, Debug)]
@@ -49,6 +69,28 @@ pub struct Request {
     /// The time that the image states, in seconds since 1970, and that no file in it exceeds; without it, that of the
     /// newest file.
     pub time: Option<i64>,
+    pub definition: DefinitionOptions,
+    /// The machine that the image is for, where it was said.
+    pub architecture: Option<sif::Arch>,
+    /// The SIF file holds data, which is no root file system.
+    pub is_data: bool,
+}
+
+/// How a definition file is built.
+#[derive(Clone, Debug, Default)]
+pub struct DefinitionOptions {
+    pub arguments: BuildArgs,
+    /// Build arguments that stand nowhere are worth a warning, and no error.
+    pub allows_unused: bool,
+    pub plan: plan::Options,
+    /// `--force`: labels and help of a base image are replaced.
+    pub replaces: bool,
+    pub fixes_permissions: bool,
+    pub run: RunOptions,
+    /// Where stages are built; beside the target if it is not said.
+    pub tmpdir: Option<HostPath>,
+    /// The files of a build that failed stay.
+    pub keeps_files: bool,
 }
 
 /// What is built.
@@ -75,75 +117,269 @@ pub fn existing(target: &HostPath) -> Result<Option<Kind>, BuildError> {
 /// Builds an image. `say` is told what is being done, and what the image will lack.
 pub fn build(request: &Request, say: &mut dyn FnMut(Note)) -> Result<(), BuildError> {
     // A source that can't be used is noticed before anything is written.
-    let source = source_of(&request.source)?;
-    let target = Target::begin(request.target.as_path(), request.replace)?;
-    if request.form == Form::Sandbox
-        && let Source::LocalImage(image) = &source
+    match specification(request)? {
+        Specification::Image(image) => repack(&image, request, say),
+        Specification::Definition { definition, mtime } => build_definition(&definition, mtime, request, say),
+    }
+}
+
+/// What the user named.
+enum Specification {
+    /// An image or a directory, which is packed as it is.
+    Image(LocalImage),
+    /// A definition file and its time, or a source that stands for one.
+    Definition { definition: Definition, mtime: i64 },
+}
+
+fn specification(request: &Request) -> Result<Specification, BuildError> {
+    let name = request.source.as_os_str();
+    let path = Path::new(name);
+    let of_header = |header| Specification::Definition { definition: Definition::of_header(header), mtime: 0 };
+    if path.symlink_metadata().is_err()
+        && let Some(header) = Source::header_of_uri(&name.to_string_lossy())
     {
+        return Ok(of_header(header));
+    }
+    match image::open(name) {
+        // An image that says what it is becomes the base of one that says where it comes from.
+        Ok(image) => match name.to_str().filter(|_| image.facts.has_singularity_d && !request.is_data) {
+            Some(from) => Ok(of_header(Header::of_agent("localimage", from))),
+            None => Ok(Specification::Image(LocalImage { path: name.to_owned() })),
+        },
+        Err(ImageError::NotAnImage { .. }) => {
+            let failed = |source| BuildError::Target { doing: "read", path: HostPath::new(path), source };
+            let mut file = File::open(path).map_err(failed)?;
+            let mtime = file.metadata().map_err(failed)?.mtime();
+            let mut text = Vec::new();
+            // One byte more than a definition file has, so that the parser can say what is wrong.
+            (&mut file).take(def::MAX_BYTES as u64 + 1).read_to_end(&mut text).map_err(failed)?;
+            let definition = def::parse(&text, &request.definition.arguments)
+                .map_err(|source| BuildError::Definition { path: HostPath::new(path), source: Box::new(source) })?;
+            Ok(Specification::Definition { definition, mtime })
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Packs an image or a directory as it is, or unpacks an image.
+fn repack(image: &LocalImage, request: &Request, say: &mut dyn FnMut(Note)) -> Result<(), BuildError> {
+    let target = Target::begin(request.target.as_path(), request.replace)?;
+    if request.form == Form::Sandbox && !Path::new(&image.path).is_dir() {
         say(Note::Doing("Creating sandbox directory..."));
         unpack_image(image, &target, say)?;
         return target.finish();
     }
-    let mut directory = || Err(BuildError::NotYet { what: "a directory by an agent" });
-    let root = source.fetch(&mut Fetching { owners: request.owners, directory: &mut directory, say })?;
-    if let Files::Layers(layered) = &root.files
-        && request.form == Form::Sif
-    {
-        say(Note::Doing("Creating SIF file..."));
-        streamed::write_sif(layered, request, &target, &mut |tree| own_files(tree, layered), say)?;
-        return target.finish();
-    }
-    let Files::Tree(mut tree) = root.files else { return Err(BuildError::NotYet { what: "from a directory" }) };
+    let mut no_directory = || Err(BuildError::NotYet { what: "a directory by this agent" });
+    let mut fetching = Fetching { owners: request.owners, directory: &mut no_directory, say };
+    let Files::Tree(mut tree) = image.fetch(&mut fetching)?.files else {
+        return Err(BuildError::NotYet { what: "from a directory" });
+    };
     if request.form == Form::Sandbox {
-        return Err(BuildError::NotYet { what: "a sandbox from this source" });
+        say(Note::Doing("Creating sandbox directory..."));
+        let left_out = unpack::unpack(&tree, target.make_directory()?)?.left_out;
+        warn_of_left_out(left_out, say);
+        return target.finish();
     }
     if let Some(time) = request.time {
         tree.clamp_mtimes(time);
     }
-    if let Some(warning) = target.room_warning(&tree)? {
-        say(Note::Warning(&warning));
-    }
-    say(Note::Doing("Creating SIF file..."));
-    write_sif(&tree, request, &target, say)?;
-    target.finish()
+    let about = About { definition: definition(&image.path), objects: Vec::new() };
+    finish_sif(&tree, &about, request, target, say)
 }
 
-/// What the user named: a source by its agent, an image, or a directory.
-fn source_of(name: &OsStr) -> Result<Source, BuildError> {
-    let path = Path::new(name);
-    if path.symlink_metadata().is_err()
-        && let Some(header) = Source::header_of_uri(&name.to_string_lossy())
-    {
-        return Source::of(&header);
+/// Builds what a definition file says.
+fn build_definition(
+    definition: &Definition,
+    definition_time: i64,
+    request: &Request,
+    say: &mut dyn FnMut(Note),
+) -> Result<(), BuildError> {
+    let options = &request.definition;
+    for (line, warning) in &definition.warnings {
+        say(Note::Warning(&format!("line {line}: {warning}")));
     }
-    if !path.is_dir() {
-        image::open(name).map_err(|error| match error {
-            ImageError::NotAnImage { .. } => BuildError::DefinitionFile { path: HostPath::new(path) },
-            error => error.into(),
-        })?;
+    if !definition.unused_arguments.is_empty() {
+        let error = BuildError::UnusedArguments { names: definition.unused_arguments.clone() };
+        if !options.allows_unused {
+            return Err(error);
+        }
+        say(Note::Warning(&error.to_string()));
     }
-    Ok(Source::LocalImage(LocalImage { path: name.to_owned() }))
+    if let Some(secret) = options.run.secrets.iter().find(|secret| !secret.source.as_path().is_file()) {
+        return Err(BuildError::NoSecret { id: secret.id.clone(), path: secret.source.clone() });
+    }
+    let makes_directory = request.form == Form::Sandbox;
+    let plan = plan::plan(definition, &plan::Options { makes_directory, ..options.plan.clone() });
+    let sources = plan.stages.iter().map(|stage| stage.header.as_ref().map(Source::of).transpose());
+    let sources = sources.collect::<Result<Vec<_>, _>>()?;
+    let place = Place::of(request)?;
+    let work = match &options.tmpdir {
+        Some(directory) => {
+            Some(Work::begin(directory.as_path(), request.target.as_path().file_name().unwrap_or_default())?)
+        }
+        None => None,
+    };
+    let work = work.as_ref().unwrap_or(place.work());
+    let last = match &place {
+        Place::Update { .. } => Some(request.target.as_path().to_owned()),
+        Place::New(target) => makes_directory.then(|| target.directory_path()),
+    };
+    work.keep(options.keeps_files);
+    let mut stages = Stages {
+        work,
+        last,
+        owners: request.owners,
+        replaces: options.replaces,
+        fixes_permissions: options.fixes_permissions,
+        architecture: request.architecture,
+        run: &options.run,
+        time: request.time,
+        newest_input: 0,
+        definition_time,
+        done: plan.stages.iter().map(|_| None).collect(),
+        say,
+    };
+    let mut built = None;
+    for (index, (stage, source)) in plan.stages.iter().zip(&sources).enumerate() {
+        if plan.stages.len() > 1 {
+            (stages.say)(Note::Doing(&format!("Building stage {}...", stage.title)));
+        }
+        built = Some(stages.build(index, stage, source.as_ref())?);
+    }
+    // A definition has at least one stage.
+    let Some(Built { contents, objects }) = built else { return Ok(()) };
+    let time = stages.time();
+    let target = match place {
+        Place::Update { work: ref own } => {
+            work.keep(false);
+            own.keep(false);
+            return times::clamp(request.target.as_path(), time);
+        }
+        Place::New(ref target) => target,
+    };
+    if makes_directory {
+        times::clamp(&target.directory_path(), time)?;
+    } else {
+        let about = About { definition: definition.text.clone(), objects };
+        let request_in_time = Request { time: Some(time), ..request.clone() };
+        match contents {
+            Contents::Tree(mut tree) => {
+                tree.clamp_mtimes(time);
+                make_sif(&tree, &about, &request_in_time, target, stages.say)?;
+            }
+            Contents::Directory => {
+                let mut tree = stages.tree_of_last()?;
+                tree.clamp_mtimes(time);
+                make_sif(&tree, &about, &request_in_time, target, stages.say)?;
+            }
+            Contents::Layers { layered, labels } => {
+                (stages.say)(Note::Doing("Creating SIF file..."));
+                let circumstances = stages.circumstances(labels);
+                let last = plan.stages.last();
+                let mut edit = |tree: &mut Tree, say: &mut dyn FnMut(Note)| match last {
+                    Some(last) => stages::edit_layers(tree, &layered, last, &circumstances, say),
+                    None => Ok(()),
+                };
+                streamed::write_sif(&layered, &about, request, target, &mut edit, stages.say)?;
+            }
+        }
+    }
+    work.keep(false);
+    match place {
+        Place::New(target) => target.finish(),
+        Place::Update { .. } => Ok(()),
+    }
+}
+
+/// Where the image of a definition is made.
+enum Place {
+    New(Target),
+    /// In the directory that is there.
+    Update {
+        work: Work,
+    },
+}
+
+impl Place {
+    fn of(request: &Request) -> Result<Self, BuildError> {
+        let path = request.target.as_path();
+        if !request.definition.plan.updates {
+            return Ok(Self::New(Target::begin(path, request.replace)?));
+        }
+        if request.form != Form::Sandbox || !path.is_dir() {
+            return Err(BuildError::NothingToUpdate { path: request.target.clone() });
+        }
+        let parent = match path.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent,
+            _ => Path::new("."),
+        };
+        Ok(Self::Update { work: Work::begin(parent, path.file_name().unwrap_or_default())? })
+    }
+
+    fn work(&self) -> &Work {
+        match self {
+            Self::New(target) => target.work(),
+            Self::Update { work } => work,
+        }
+    }
 }
 
 fn unpack_image(image: &LocalImage, target: &Target, say: &mut dyn FnMut(Note)) -> Result<(), BuildError> {
-    if Path::new(&image.path).is_dir() {
-        return Err(BuildError::NotYet { what: "a sandbox from a directory" });
-    }
     let reader = image.open()?;
     let directory = target.make_directory()?;
     extract::check_space(&extract::survey(&reader)?, directory.as_fd())?;
-    let left_out = extract::extract(&reader, directory)?.left_out;
+    warn_of_left_out(extract::extract(&reader, directory)?.left_out, say);
+    Ok(())
+}
+
+fn warn_of_left_out(left_out: u64, say: &mut dyn FnMut(Note)) {
     if left_out > 0 {
         let warning = format!("{left_out} device nodes and sockets of the image are not in the sandbox");
         say(Note::Warning(&warning));
     }
-    Ok(())
+}
+
+/// What a SIF file says beside its root file system.
+struct About {
+    definition: Vec<u8>,
+    /// Objects by name.
+    objects: Vec<(String, Vec<u8>)>,
+}
+
+fn finish_sif(
+    tree: &Tree,
+    about: &About,
+    request: &Request,
+    target: Target,
+    say: &mut dyn FnMut(Note),
+) -> Result<(), BuildError> {
+    make_sif(tree, about, request, &target, say)?;
+    target.finish()
+}
+
+fn make_sif(
+    tree: &Tree,
+    about: &About,
+    request: &Request,
+    target: &Target,
+    say: &mut dyn FnMut(Note),
+) -> Result<(), BuildError> {
+    if let Some(warning) = target.room_warning(tree)? {
+        say(Note::Warning(&warning));
+    }
+    say(Note::Doing("Creating SIF file..."));
+    write_sif(tree, about, request, target, say)
 }
 
 /// Writes the objects in the order that Apptainer gives them: definition file, metadata, root file system.
-fn write_sif(tree: &Tree, request: &Request, target: &Target, say: &mut dyn FnMut(Note)) -> Result<(), BuildError> {
+fn write_sif(
+    tree: &Tree,
+    about: &About,
+    request: &Request,
+    target: &Target,
+    say: &mut dyn FnMut(Note),
+) -> Result<(), BuildError> {
     let time = request.time.unwrap_or_else(|| tree.newest_mtime());
-    let definition = definition(&request.source);
     let options = CreationOptions {
         launch_line: sif::LAUNCH_LINE.to_vec(),
         id: ImageId::NIL,
@@ -153,16 +389,21 @@ fn write_sif(tree: &Tree, request: &Request, target: &Target, say: &mut dyn FnMu
     let mut creation = Creation::begin(target.make_file()?, &options)?;
     let mut digest = Sha256::new();
     digest.update(time.to_le_bytes());
-    digest.update(&definition);
-    creation.add(&NewObject::new(DataType::DefinitionFile), definition.as_slice())?;
-    if let Some(json) = metadata_json(tree, say)? {
-        digest.update(&json);
-        creation.add(&NewObject::new(DataType::GenericJson).named(metadata::OBJECT_NAME), json.as_bytes())?;
+    if !request.is_data {
+        digest.update(&about.definition);
+        creation.add(&NewObject::new(DataType::DefinitionFile), about.definition.as_slice())?;
+        let mut objects = about.objects.clone();
+        objects.extend(metadata_json(tree, say)?.map(|json| (metadata::OBJECT_NAME.to_owned(), json.into_bytes())));
+        objects.sort();
+        for (name, json) in &objects {
+            digest.update(json);
+            creation.add(&NewObject::new(DataType::GenericJson).named(name.as_str()), json.as_slice())?;
+        }
     }
     let partition = Partition {
         fs: sif::FileSystem::Squashfs,
-        kind: sif::PartitionKind::PrimarySystem,
-        arch: architecture::of(tree),
+        kind: if request.is_data { sif::PartitionKind::Data } else { sif::PartitionKind::PrimarySystem },
+        arch: request.architecture.unwrap_or_else(|| architecture::of(tree)),
     };
     let mut sink = creation.sink(&NewObject::partition(partition))?;
     let pack = write::PackOptions { time, ..request.pack.clone() };
@@ -184,38 +425,6 @@ fn image_id(digest: Sha256) -> ImageId {
 /// The definition file that would build the same: what Apptainer writes for images that have none of their own.
 fn definition(source: &OsStr) -> Vec<u8> {
     [b"bootstrap: localimage\nfrom: ".as_slice(), source.as_bytes(), b"\n\n"].concat()
-}
-
-/// Puts the scripts of an image's configuration into its tree.
-fn own_files(tree: &mut Tree, layered: &source::Layered) -> Result<(), BuildError> {
-    let attributes = |mode| Attributes { mode, uid: 0, gid: 0, mtime: 0, xattrs: Vec::new() };
-    for (path, mode, content) in layered.own_files() {
-        let mut components = path.split('/').skip(1).peekable();
-        let mut directory = tree.root();
-        while let Some(name) = components.next() {
-            let name = name.as_bytes();
-            let existing = tree.child(directory, name);
-            let is_last = components.peek().is_none();
-            if let Some(existing) = existing
-                && !is_last
-                && matches!(tree.inode(existing).body, Body::Directory)
-            {
-                directory = existing;
-                continue;
-            }
-            tree.remove(directory, name);
-            let (mode, body) = match is_last {
-                true => (mode, Body::File(Content::Bytes(content.as_slice().into()))),
-                false => (0o755, Body::Directory),
-            };
-            let made = tree.insert(directory, name, attributes(mode), body);
-            directory = made.map_err(|source| {
-                let why = EntryFault::Tree(source);
-                LayeredError::Layer(LayerError::Entry { layer: 0, path: path.as_bytes().to_vec(), why })
-            })?;
-        }
-    }
-    Ok(())
 }
 
 /// What the files of `/.singularity.d` say of the image; `None` where there are none.

@@ -9,7 +9,7 @@
 
 use super::source::layered::{Layered, MergeFailure};
 use super::target::Target;
-use super::{BuildError, Note, Request, definition, image_id, metadata_json};
+use super::{About, BuildError, Note, Request, image_id, metadata_json};
 use crate::image::metadata;
 use crate::oci::layers::{Keep, Notices};
 use crate::sif::{self, Arch, Creation, CreationOptions, DataType, ImageId, NewObject, Partition};
@@ -19,23 +19,26 @@ use sha2::{Digest, Sha256};
 use std::io::{Read, Seek, Write};
 
 /// The SIF object that holds the image's configuration as it was found.
-const CONFIG_OBJECT: &str = "oci-config.json";
+pub(super) const CONFIG_OBJECT: &str = "oci-config.json";
 /// Files of an image's own metadata that are no larger stay in memory, so that they can be read again.
 const MAX_METADATA_FILE_BYTES: u64 = 1 << 20;
 /// How much all of them may be.
 const MAX_METADATA_BYTES: u64 = 16 << 20;
 
-/// Writes the SIF file of `request`. `edit` changes the tree before it is written.
+/// What changes a tree before it is written, and who is told of it.
+pub(super) type Edit<'a> = dyn FnMut(&mut Tree, &mut dyn FnMut(Note)) -> Result<(), BuildError> + 'a;
+
+/// Writes the SIF file of `request`.
 pub(super) fn write_sif(
     layered: &Layered,
+    about: &About,
     request: &Request,
     target: &Target,
-    edit: &mut dyn FnMut(&mut Tree) -> Result<(), BuildError>,
+    edit: &mut Edit,
     say: &mut dyn FnMut(Note),
 ) -> Result<(), BuildError> {
     // The newest file is known too late for a header.
     let time = request.time.or_else(|| layered.config.created_seconds()).unwrap_or(0);
-    let definition = definition(&request.source);
     let options = CreationOptions {
         launch_line: sif::LAUNCH_LINE.to_vec(),
         id: ImageId::NIL,
@@ -46,7 +49,7 @@ pub(super) fn write_sif(
     let mut digest = Sha256::new();
     digest.update(time.to_le_bytes());
     for (object, bytes) in [
-        (NewObject::new(DataType::DefinitionFile), &definition),
+        (NewObject::new(DataType::DefinitionFile), &about.definition),
         (NewObject::new(DataType::GenericJson).named(CONFIG_OBJECT), &layered.config_bytes),
     ] {
         digest.update(bytes);
@@ -67,7 +70,7 @@ pub(super) fn write_sif(
         for warning in warnings(&notices) {
             say(Note::Warning(&warning));
         }
-        edit(&mut tree)?;
+        edit(&mut tree, say)?;
         if request.time.is_some() {
             tree.clamp_mtimes(time);
         }

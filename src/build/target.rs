@@ -2,9 +2,10 @@
 //!
 //! ```text
 //! images/                         the directory of the target
-//!   .demo.sif.sifu-4711/          ours alone (mode 0700) and locked while the build runs
+//!   .demo.sif.sifu-4711-0/        ours alone (mode 0700) and locked while the build runs
 //!     new                         the image or sandbox being made; renamed to images/demo.sif when it is whole
 //!     old                         what stood there before, on its way out
+//!     rootfs-0, rootfs-1 …        the file systems of stages (in another directory with --tmpdir)
 //! ```
 //!
 //! A build that was killed leaves its directory without a lock; the next build of the same target removes it.
@@ -19,6 +20,7 @@ use nix::sys::stat::{Mode, fstat};
 use nix::sys::statvfs::fstatvfs;
 use nix::unistd::{geteuid, mkdir};
 use starter::paths::HostPath;
+use std::cell::Cell;
 use std::ffi::{OsStr, OsString};
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -31,11 +33,17 @@ use std::path::{Path, PathBuf};
 pub(super) struct Target {
     path: PathBuf,
     replace: bool,
-    /// The directory of the target, open.
+    work: Work,
+}
+
+/// A directory for the files of one build. Dropping it removes it.
+pub(super) struct Work {
+    /// The directory that it is in, open.
     parent: File,
-    /// The directory of the build, in `parent`, and its lock.
-    work: PathBuf,
-    work_name: OsString,
+    path: PathBuf,
+    name: OsString,
+    /// Whether it stays.
+    keeps: Cell<bool>,
     _lock: Option<Flock<File>>,
 }
 
@@ -63,49 +71,33 @@ impl Target {
             return Err(BuildError::Exists { path: HostPath::new(path) });
         }
         let name = path.file_name().ok_or_else(|| BuildError::NoName { path: HostPath::new(path) })?;
-        let parent_path = match path.parent() {
+        let parent = match path.parent() {
             Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
             _ => PathBuf::from("."),
         };
-        let failed = |doing, path: &Path, source| BuildError::Target { doing, path: HostPath::new(path), source };
-        let parent = File::open(&parent_path).map_err(|e| failed("open the directory", &parent_path, e))?;
-        let prefix = work_prefix(name);
-        remove_abandoned(&parent, &parent_path, &prefix);
-        let mut attempt = 0;
-        loop {
-            let mut work_name = prefix.clone();
-            work_name.push(format!("{}-{attempt}", std::process::id()));
-            let work = parent_path.join(&work_name);
-            match mkdir(&work, Mode::S_IRWXU) {
-                Ok(()) => {}
-                Err(Errno::EEXIST) if attempt < MAX_ATTEMPTS => {
-                    attempt += 1;
-                    continue;
-                }
-                Err(errno) => return Err(failed("make a directory for the build in", &parent_path, errno.into())),
-            }
-            let directory = File::open(&work).map_err(|e| failed("open", &work, e))?;
-            // File systems without locks have no cleaning either.
-            let lock = Flock::lock(directory, FlockArg::LockExclusiveNonblock).ok();
-            // Another build can have taken it for abandoned before it was locked.
-            let is_there = lock.as_ref().is_none_or(|lock| fstat(&**lock).is_ok_and(|stat| stat.st_nlink > 0));
-            if is_there {
-                return Ok(Self { path: path.to_owned(), replace, parent, work, work_name, _lock: lock });
-            }
-            attempt += 1;
-        }
+        Ok(Self { path: path.to_owned(), replace, work: Work::begin(&parent, name)? })
+    }
+
+    /// The directory for the files of this build.
+    pub fn work(&self) -> &Work {
+        &self.work
     }
 
     /// Makes the file of an image: executable, within the limits of the umask, since it can be run.
     pub fn make_file(&self) -> Result<File, BuildError> {
-        let path = self.work.join(NEW);
+        let path = self.work.path.join(NEW);
         let opened = OpenOptions::new().read(true).write(true).create_new(true).mode(0o755).open(path);
         opened.map_err(|source| self.error("write", source))
     }
 
+    /// Where the directory of a sandbox is made.
+    pub fn directory_path(&self) -> PathBuf {
+        self.work.path.join(NEW)
+    }
+
     /// Makes the directory of a sandbox.
     pub fn make_directory(&self) -> Result<OwnedFd, BuildError> {
-        let path = self.work.join(NEW);
+        let path = self.work.path.join(NEW);
         mkdir(&path, Mode::from_bits_truncate(0o755)).map_err(|errno| self.error("make", errno.into()))?;
         File::open(&path).map(OwnedFd::from).map_err(|source| self.error("make", source))
     }
@@ -113,7 +105,8 @@ impl Target {
     /// Says so when the file system may be too small for what `tree` holds. How far it will compress is not known, so it
     /// is no error.
     pub fn room_warning(&self, tree: &Tree) -> Result<Option<String>, BuildError> {
-        let stat = fstatvfs(&self.parent).map_err(|errno| self.error("measure the free space for", errno.into()))?;
+        let stat =
+            fstatvfs(&self.work.parent).map_err(|errno| self.error("measure the free space for", errno.into()))?;
         // The types differ between architectures.
         let free_bytes = (stat.blocks_available() as u64).saturating_mul(stat.fragment_size() as u64);
         let content_bytes = content_bytes(tree);
@@ -129,7 +122,7 @@ impl Target {
 
     /// Moves what was made to its name.
     pub fn finish(self) -> Result<(), BuildError> {
-        let new = self.work.join(NEW);
+        let new = self.work.path.join(NEW);
         let failed = |errno: Errno| match errno {
             Errno::EEXIST => BuildError::Exists { path: HostPath::new(&*self.path) },
             Errno::EISDIR | Errno::ENOTDIR | Errno::ENOTEMPTY => {
@@ -140,7 +133,7 @@ impl Target {
         let made_directory = new.is_dir();
         if self.replace && made_directory && self.path.is_dir() {
             // A directory that is not empty can't be replaced in one step.
-            renameat(AT_FDCWD, &self.path, AT_FDCWD, &self.work.join(OLD)).map_err(failed)?;
+            renameat(AT_FDCWD, &self.path, AT_FDCWD, &self.work.path.join(OLD)).map_err(failed)?;
         }
         if self.replace {
             return renameat(AT_FDCWD, &new, AT_FDCWD, &self.path).map_err(failed);
@@ -158,10 +151,55 @@ impl Target {
     }
 }
 
-impl Drop for Target {
+impl Work {
+    /// Makes a directory in `parent_path` for a build of something called `name`; those of killed builds go.
+    pub fn begin(parent_path: &Path, name: &OsStr) -> Result<Self, BuildError> {
+        let failed = |doing, path: &Path, source| BuildError::Target { doing, path: HostPath::new(path), source };
+        let parent = File::open(parent_path).map_err(|e| failed("open the directory", parent_path, e))?;
+        let prefix = work_prefix(name);
+        remove_abandoned(&parent, parent_path, &prefix);
+        let mut attempt = 0;
+        loop {
+            let mut work_name = prefix.clone();
+            work_name.push(format!("{}-{attempt}", std::process::id()));
+            let work = parent_path.join(&work_name);
+            match mkdir(&work, Mode::S_IRWXU) {
+                Ok(()) => {}
+                Err(Errno::EEXIST) if attempt < MAX_ATTEMPTS => {
+                    attempt += 1;
+                    continue;
+                }
+                Err(errno) => return Err(failed("make a directory for the build in", parent_path, errno.into())),
+            }
+            let directory = File::open(&work).map_err(|e| failed("open", &work, e))?;
+            // File systems without locks have no cleaning either.
+            let lock = Flock::lock(directory, FlockArg::LockExclusiveNonblock).ok();
+            // Another build can have taken it for abandoned before it was locked.
+            let is_there = lock.as_ref().is_none_or(|lock| fstat(&**lock).is_ok_and(|stat| stat.st_nlink > 0));
+            if is_there {
+                return Ok(Self { parent, path: work, name: work_name, keeps: Cell::new(false), _lock: lock });
+            }
+            attempt += 1;
+        }
+    }
+
+    /// Its path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Lets it stay where it is, or not.
+    pub fn keep(&self, keeps: bool) {
+        self.keeps.set(keeps);
+    }
+}
+
+impl Drop for Work {
     fn drop(&mut self) {
-        if let Err(error) = extract::remove(self.parent.as_fd(), &self.work_name) {
-            report::warning(format!("cannot remove {}: {error}", self.work.display()));
+        if self.keeps.get() {
+            report::info(format!("The files of the build are kept in {}", self.path.display()));
+        } else if let Err(error) = extract::remove(self.parent.as_fd(), &self.name) {
+            report::warning(format!("cannot remove {}: {error}", self.path.display()));
         }
     }
 }
@@ -242,7 +280,7 @@ mod tests {
     fn a_target_that_is_given_up_leaves_nothing() {
         let scratch = Scratch::new("drop");
         let target = Target::begin(&scratch.0.join("a.sif"), false).unwrap();
-        std::fs::write(target.work.join(NEW), "half").unwrap();
+        std::fs::write(target.work.path.join(NEW), "half").unwrap();
         assert_eq!(scratch.names().len(), 1);
         drop(target);
         assert_eq!(scratch.names(), [""; 0]);
@@ -298,7 +336,7 @@ mod tests {
         std::fs::create_dir(&other).unwrap();
         let running = Target::begin(&scratch.0.join("a.sif"), false).unwrap();
         let second = Target::begin(&scratch.0.join("a.sif"), false).unwrap();
-        assert!(!left.exists() && other.exists() && running.work.exists());
+        assert!(!left.exists() && other.exists() && running.work.path.exists());
         drop((running, second));
         assert_eq!(scratch.names(), [".a.sif.sifu-notes"]);
     }

@@ -1,9 +1,14 @@
-//! `sifu build IMAGE SOURCE`: makes an image from a directory, or from another image.
+//! `sifu build IMAGE SOURCE`: makes an image from a definition file, a directory, or another image.
 
+use super::flags::Pair;
 use super::progress::Meter;
-use crate::build::{self, BuildError, Form, Note, Request, mksquashfs_args, processors};
+use crate::build::plan::{self, Choice};
+use crate::build::sections::RunOptions;
+use crate::build::{self, BuildError, DefinitionOptions, Form, Note, Request, mksquashfs_args, processors};
+use crate::def::BuildArgs;
 use crate::env_names::SOURCE_DATE_EPOCH;
 use crate::report::{self, Failure, failure};
+use crate::sif::Arch;
 use crate::squashfs::write::{BLOCK_BYTES, Compression, PackOptions};
 use crate::tree::{Kind, Owners};
 use nix::unistd::geteuid;
@@ -22,6 +27,21 @@ pub struct BuildOptions {
     /// How many threads may compress; all processors of the process if it is not said.
     pub jobs: Option<NonZeroUsize>,
     pub mksquashfs_args: Option<String>,
+    /// Run the sections over the directory that is there.
+    pub update: bool,
+    /// Don't run `%test`.
+    pub notest: bool,
+    /// Names of sections; all of them where none is said.
+    pub sections: Vec<Vec<u8>>,
+    pub build_args: Vec<Pair>,
+    pub build_arg_files: Vec<Vec<u8>>,
+    pub warn_unused_build_args: bool,
+    pub architecture: Option<Arch>,
+    pub fix_perms: bool,
+    pub data: bool,
+    pub no_cleanup: bool,
+    pub tmpdir: Option<Vec<u8>>,
+    pub run: RunOptions,
 }
 
 /// Builds `image` from `source`, and says what is being done.
@@ -36,7 +56,8 @@ pub fn run(options: &BuildOptions, image: &OsStr, source: &OsStr) -> Result<(), 
     let form = if options.sandbox { Form::Sandbox } else { Form::Sif };
     let replace = match build::existing(&target).map_err(|e| failure(&e))? {
         None => options.force,
-        Some(_) if options.force => true,
+        // An update replaces nothing.
+        Some(_) if options.force || options.update => true,
         Some(kind) => may_replace(&target, kind)?,
     };
     // An ordinary user's own number means nothing on the next machine; root's build keeps what root made.
@@ -47,7 +68,19 @@ pub fn run(options: &BuildOptions, image: &OsStr, source: &OsStr) -> Result<(), 
         threads: processors::usable(&processors::observe(), options.jobs.or(asked.threads)),
         time: time.unwrap_or(0),
     };
-    let request = Request { target, source: source.to_owned(), form, replace, owners, pack, time };
+    let definition = definition_options(options)?;
+    let request = Request {
+        target,
+        source: source.to_owned(),
+        form,
+        replace,
+        owners,
+        pack,
+        time,
+        definition,
+        architecture: options.architecture,
+        is_data: options.data,
+    };
     report::info("Starting build...");
     let mut meter = Meter::on_stderr();
     let mut say = |note: Note| match note {
@@ -60,6 +93,47 @@ pub fn run(options: &BuildOptions, image: &OsStr, source: &OsStr) -> Result<(), 
     built.map_err(|e| failure(&e))?;
     report::info(format_args!("Build complete: {}", request.target));
     Ok(())
+}
+
+/// What the flags say about definition files.
+fn definition_options(options: &BuildOptions) -> Result<DefinitionOptions, Failure> {
+    let mut arguments = BuildArgs::default();
+    for file in &options.build_arg_files {
+        let path = HostPath::from_bytes(file);
+        let read = std::fs::read(path.as_path());
+        let text = read.map_err(|error| Failure::new(format!("cannot read {path}: {}", report::cause(&error))))?;
+        arguments.add_file(&text).map_err(|error| {
+            let problem = failure(&error);
+            Failure { message: format!("{path}:{}", problem.message), ..problem }
+        })?;
+    }
+    for (name, value) in &options.build_args {
+        arguments.add(&String::from_utf8_lossy(name), value);
+    }
+    let words: Vec<String> = options.sections.iter().map(|word| String::from_utf8_lossy(word).into_owned()).collect();
+    let sections = if words.is_empty() { Choice::default() } else { choice(&words)? };
+    Ok(DefinitionOptions {
+        arguments,
+        allows_unused: options.warn_unused_build_args,
+        plan: plan::Options {
+            sections,
+            skips_tests: options.notest,
+            updates: options.update,
+            makes_directory: options.sandbox,
+        },
+        replaces: options.force,
+        fixes_permissions: options.fix_perms,
+        run: options.run.clone(),
+        tmpdir: options.tmpdir.as_deref().map(HostPath::from_bytes),
+        keeps_files: options.no_cleanup,
+    })
+}
+
+fn choice(words: &[String]) -> Result<Choice, Failure> {
+    Choice::parse(words).map_err(|word| {
+        Failure::new(format!("no section that can be chosen is called `{word}`"))
+            .hint("Choose among setup, files, post, environment, labels and test; all and none are names, too.")
+    })
 }
 
 /// Asks on a terminal; elsewhere the answer is no.

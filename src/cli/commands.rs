@@ -5,10 +5,12 @@ use std::ffi::{OsStr, OsString};
 use std::path::Path;
 use std::process::ExitCode;
 
-use super::flags::{Command, Does, Flag, Rest, Said};
+use super::flags::{Command, Does, Flag, Rest, Said, os};
 use super::{action, answer, completion, config, inspect, run_help, sif, version};
+use crate::build::sections::Secret;
 use crate::launch::request::Verb;
 use crate::report::Failure;
+use crate::sif::Arch;
 
 /// The program itself: a group of all verbs.
 pub static ROOT: Command = Command::group("sifu", VERBS, "Run single-file (SIF) containers as an ordinary user")
@@ -160,14 +162,17 @@ const PLAN: Command = Command::group(
     &[("sifu plan exec -C image.sif true", "See what --containall brings")],
 );
 
-const BUILD: Command = Command::verb("build", build, "Make an image from a directory or another image")
+const BUILD: Command = Command::verb("build", build, "Make an image from a definition or another image")
     .flags(BUILD_FLAGS)
     .words(&["IMAGE", "SOURCE"], Rest::Nothing)
     .text(
-        "Packs a directory that holds a root file system into a SIF file, or packs an image anew. The file appears whole or not \
-         at all, and the same source gives the same bytes; SOURCE_DATE_EPOCH is the time in it, if it is set. Definition files \
-         and images of registries as sources are not there yet in this version.",
+        "Builds what a definition file says, packs a directory that holds a root file system into a SIF file, or packs an image \
+         anew. The image appears whole or not at all, and the same source gives the same bytes; SOURCE_DATE_EPOCH is the time \
+         in it, if it is set. A definition's scripts run as root of the container, and need no rights outside. A comment \
+         `# secret: NAME` in %arguments keeps the value of NAME out of the definition that the image holds.",
         &[
+            ("sifu build image.sif image.def", "Build what a definition file says"),
+            ("sifu build --build-arg VERSION=2 image.sif image.def", "Fill in {{ VERSION }}"),
             ("sifu build image.sif rootfs/", "Pack a directory"),
             ("sifu build --sandbox rootfs image.sif", "Unpack an image into a directory"),
         ],
@@ -285,24 +290,117 @@ const BUILD_FLAGS: &[&[Flag]] = &[&[
     Flag::switch("sandbox", |said, on| said.build.sandbox = on, "Make a directory instead of a file")
         .short('s')
         .keys(&["SANDBOX"]),
-    Flag::later("arch", Some("NAME"), ""),
-    Flag::later("bind", Some("SPEC"), "").short('B'),
-    Flag::later("build-arg", Some("NAME=VALUE"), ""),
-    Flag::later("build-arg-file", Some("FILE"), ""),
+    Flag::switch("update", |said, on| said.build.update = on, "Run the definition over the directory that is there")
+        .short('u')
+        .keys(&["UPDATE"]),
+    Flag::switch("notest", |said, on| said.build.notest = on, "Leave %test unrun").short('T').keys(&["NOTEST"]),
+    Flag::list(
+        "section",
+        "LIST",
+        |said, words| said.build.sections.extend(words),
+        "Do only these sections: setup, files, post, environment, labels, test; or none",
+    )
+    .keys(&["SECTION"]),
+    Flag::pairs(
+        "build-arg",
+        "NAME=VALUE",
+        |said, pairs| said.build.build_args.extend(pairs),
+        "Put a value for {{ NAME }} into the definition",
+    ),
+    Flag::each(
+        "build-arg-file",
+        "FILE",
+        |said, file| said.build.build_arg_files.push(file),
+        None,
+        "Read such values from a file of NAME=VALUE lines",
+    ),
+    Flag::switch(
+        "warn-unused-build-args",
+        |said, on| said.build.warn_unused_build_args = on,
+        "Go on when the definition does not use a value",
+    ),
+    Flag::checked(
+        "secret",
+        "id=NAME,src=FILE",
+        |said, text| Secret::parse(text).map(|secret| said.build.run.secrets.push(secret)),
+        "Let %post read a file as /run/secrets/NAME; the image does not get it",
+    ),
+    Flag::each(
+        "bind",
+        "SPEC",
+        |said, spec| said.build.run.binds.push(os(spec)),
+        None,
+        "Show a file or directory of the host to %post and %test: source[:target[:options]]",
+    )
+    .short('B'),
+    Flag::each(
+        "mount",
+        "SPEC",
+        |said, spec| said.build.run.mounts.push(os(spec)),
+        Some(b'\n'),
+        "The same, written type=bind,src=..,dst=..",
+    )
+    .keys(&["MOUNT"]),
+    Flag::switch("nv", |said, on| said.build.run.nv = on, "Bring the NVIDIA driver to %post and %test"),
+    Flag::switch("rocm", |said, on| said.build.run.rocm = on, "Bring the AMD libraries to %post and %test"),
+    Flag::switch(
+        "writable-tmpfs",
+        |said, on| said.build.run.writable_tmpfs = on,
+        "Let %test change files, for itself alone",
+    )
+    .keys(&["WRITABLE_TMPFS"]),
+    Flag::checked(
+        "arch",
+        "NAME",
+        |said, text| architecture(text).map(|arch| said.build.architecture = Some(arch)),
+        "The machine that the image is for (default this one, or that of its programs)",
+    )
+    .keys(&["BUILD_ARCH"]),
+    Flag::switch("fix-perms", |said, on| said.build.fix_perms = on, "Let the owner read and write every file")
+        .keys(&["FIXPERMS"]),
+    Flag::switch("data", |said, on| said.build.data = on, "Make a SIF file that holds data, to be bound elsewhere")
+        .keys(&["DATA"]),
+    Flag::text(
+        "tmpdir",
+        "DIRECTORY",
+        |said, directory| said.build.tmpdir = Some(directory),
+        "Build in this directory instead of beside the image",
+    )
+    .keys(&["TMPDIR"]),
+    Flag::switch("no-cleanup", |said, on| said.build.no_cleanup = on, "Keep the files of a build that failed")
+        .keys(&["NO_CLEANUP"]),
+    Flag::switch(
+        "ignore-subuid",
+        |said, on| said.build.run.ignore_subuid = on,
+        "Do without the caller's range of subordinate ids",
+    )
+    .keys(&["IGNORE_SUBUID"])
+    .hidden(),
+    Flag::switch(
+        "fakeroot",
+        |_, _| {},
+        "Build as root of the container; builds always do",
+    )
+    .short('f')
+    .keys(&["FAKEROOT"]),
+    Flag::later("arch-variant", Some("NAME"), ""),
     Flag::later("encrypt", None, "").short('e'),
-    Flag::later("fakeroot", None, "Leave it out: packing a directory needs no rights.").short('f'),
-    Flag::later("fix-perms", None, ""),
-    Flag::later("json", None, ""),
-    Flag::later("mount", Some("SPEC"), ""),
-    Flag::later("notest", None, "Leave it out: no test is run.").short('T'),
-    Flag::later("nv", None, ""),
+    Flag::later("json", None, "Write the definition as text."),
     Flag::later("passphrase", None, ""),
     Flag::later("pem-path", Some("FILE"), ""),
-    Flag::later("rocm", None, ""),
-    Flag::later("section", Some("LIST"), ""),
-    Flag::later("update", None, "").short('u'),
-    Flag::later("writable-tmpfs", None, ""),
 ]];
+
+/// Reads the name of an architecture, by Go's or the kernel's name.
+fn architecture(text: &[u8]) -> Result<Arch, String> {
+    let name = String::from_utf8_lossy(text);
+    let name = match name.as_ref() {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        "i686" | "i386" => "386",
+        other => other,
+    };
+    Arch::from_name(name).ok_or_else(|| "amd64, arm64, ppc64le, riscv64, s390x … was expected".to_owned())
+}
 
 const INSPECT_FLAGS: &[&[Flag]] = &[&[
     Flag::switch("all", |said, on| said.inspect.all = on, "Show everything, as JSON"),

@@ -36,6 +36,7 @@ pub use files::{Transfer, Word};
 pub use header::{Header, Key};
 pub use parse::parse;
 pub use section::SectionName;
+pub use split::MAX_BYTES;
 pub use template::BuildArgs;
 
 /// A definition file, understood.
@@ -49,6 +50,17 @@ pub struct Definition {
     pub unused_arguments: Vec<String>,
     /// What is allowed and probably not meant, each with its line.
     pub warnings: Vec<(u32, String)>,
+}
+
+impl Definition {
+    /// The definition that is a header alone: what a source on the command line stands for.
+    pub fn of_header(header: Header) -> Self {
+        let mut text: Vec<u8> =
+            header.lines().flat_map(|(key, value)| format!("{key}: {value}\n").into_bytes()).collect();
+        text.push(b'\n');
+        let stages = vec![Stage { header, ..Stage::default() }];
+        Self { stages, text, unused_arguments: Vec::new(), warnings: Vec::new() }
+    }
 }
 
 /// One stage: a header and its sections.

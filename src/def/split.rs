@@ -8,8 +8,8 @@ use super::error::{DefError, Problem};
 use super::here_document::{HereDocument, Scanner};
 use std::collections::{HashMap, VecDeque};
 
-/// No definition file is larger; what is was named by mistake.
-pub(super) const MAX_BYTES: usize = 16 << 20;
+/// No definition file is larger than this; what is was named by mistake.
+pub const MAX_BYTES: usize = 16 << 20;
 
 /// A line of the file, without its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

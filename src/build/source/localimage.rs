@@ -26,7 +26,7 @@ impl LocalImage {
         }
     }
 
-    pub(super) fn fetch(&self, fetching: &mut Fetching) -> Result<Root, BuildError> {
+    pub(in crate::build) fn fetch(&self, fetching: &mut Fetching) -> Result<Root, BuildError> {
         let path = Path::new(&self.path);
         if path.is_dir() {
             let remembered = remembered::read(&remembered::of_sandbox(path))?;

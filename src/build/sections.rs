@@ -1,0 +1,283 @@
+//! Runs the scripts of a definition file: `%pre` and `%setup` on the host, `%post` and `%test` in a container.
+//!
+//! A script in the container is run by sifu itself, as a child: `sifu exec --writable --fakeroot … ROOTFS /bin/sh -ex
+//! SCRIPT`. So a build has no ways of its own to start a container, and what works there works here.
+
+use super::BuildError;
+use super::edit::Edit;
+use super::rootfs::Rootfs;
+use super::seal::{POST_ENVIRONMENT, POST_LABELS, app_directory};
+use crate::def::Script;
+use crate::env_names::PREFIXES;
+use starter::paths::{ContainerPath, HostPath};
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStringExt;
+use std::path::Path;
+use std::process::{Command, ExitStatus};
+
+/// How containers of a build are started.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RunOptions {
+    /// Values of `--bind` and `--mount`.
+    pub binds: Vec<OsString>,
+    pub mounts: Vec<OsString>,
+    pub nv: bool,
+    pub rocm: bool,
+    /// For `%test`: changes are possible, and go away.
+    pub writable_tmpfs: bool,
+    pub ignore_subuid: bool,
+    /// Files that `%post` can read, and the image does not hold.
+    pub secrets: Vec<Secret>,
+}
+
+/// `--secret id=…,src=…`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Secret {
+    /// The file is `/run/secrets/ID`.
+    pub id: String,
+    pub source: HostPath,
+}
+
+impl Secret {
+    /// Reads `id=NAME,src=FILE`.
+    ///
+    /// # Errors
+    /// What was expected.
+    pub fn parse(text: &[u8]) -> Result<Self, String> {
+        let (mut id, mut source) = (None, None);
+        for part in text.split(|&b| b == b',') {
+            match part.iter().position(|&b| b == b'=').map(|at| (&part[..at], &part[at + 1..])) {
+                Some((b"id", value)) => id = Some(String::from_utf8_lossy(value).into_owned()),
+                Some((b"src" | b"source", value)) => source = Some(HostPath::from_bytes(value)),
+                _ => return Err("`id=NAME,src=FILE` was expected".to_owned()),
+            }
+        }
+        let id = id.filter(|id| !id.is_empty() && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b)));
+        match (id.filter(|id| !id.starts_with('.')), source) {
+            (Some(id), Some(source)) => Ok(Self { id, source }),
+            _ => Err("a name of letters, digits, `_`, `-` and `.`, and a file were expected".to_owned()),
+        }
+    }
+
+    fn path(&self) -> ContainerPath {
+        ContainerPath::parse(format!("/run/secrets/{}", self.id).as_bytes()).unwrap_or_else(|_| ContainerPath::root())
+    }
+}
+
+/// The script of a section while it runs in the container.
+const SCRIPT: &str = "/.post.script";
+
+/// Runs `%pre` or `%setup` with `/bin/sh -ex` in the caller's directory and environment. `rootfs` is told by variables.
+pub fn run_on_host(section: &'static str, script: &Script, rootfs: &Path, work: &Path) -> Result<(), BuildError> {
+    let failed = |source| BuildError::Start { section, source };
+    let path = work.join("script");
+    std::fs::write(&path, &script.text).map_err(failed)?;
+    let command = interpreter(script);
+    let mut child = Command::new(&command[0]);
+    child.args(&command[1..]).arg(&path);
+    for prefix in PREFIXES {
+        child.env(format!("{prefix}ROOTFS"), rootfs);
+        child.env(format!("{prefix}ENVIRONMENT"), rootfs.join(&POST_ENVIRONMENT[1..]));
+    }
+    let status = child.status().map_err(failed);
+    let _ = std::fs::remove_file(&path);
+    succeeded(section, script, status?)
+}
+
+/// Runs `%post` as root of `rootfs`.
+pub fn run_post(script: &Script, rootfs: &Rootfs, options: &RunOptions) -> Result<(), BuildError> {
+    run_script("post", script, &script.text, rootfs, options)
+}
+
+/// Runs `%appinstall`: like `%post`, in the directory of the app and with its variables.
+pub fn run_app_install(app: &str, script: &Script, rootfs: &Rootfs, options: &RunOptions) -> Result<(), BuildError> {
+    let top = app_directory(app);
+    let head = format!(". {top}/scif/env/01-base.sh\n. {top}/scif/env/90-environment.sh\ncd {top}\n");
+    run_script("appinstall", script, &[head.as_bytes(), &script.text].concat(), rootfs, options)
+}
+
+fn run_script(
+    section: &'static str,
+    script: &Script,
+    text: &[u8],
+    rootfs: &Rootfs,
+    options: &RunOptions,
+) -> Result<(), BuildError> {
+    let path = ContainerPath::fixed(SCRIPT);
+    let mut edits = vec![Edit::File { path: path.clone(), mode: 0o755, content: text.to_vec() }];
+    let mut clean = vec![Edit::Remove { path }];
+    for secret in &options.secrets {
+        edits.push(Edit::File { path: secret.path(), mode: 0o600, content: Vec::new() });
+        clean.push(Edit::Remove { path: secret.path() });
+    }
+    rootfs.apply(&edits)?;
+    let mut command = interpreter(script);
+    command.push(SCRIPT.into());
+    let status = run_in(section, rootfs.path(), Access::Writable, &command, options);
+    rootfs.apply(&clean)?;
+    succeeded(section, script, status?)
+}
+
+/// Runs the image's tests.
+pub fn run_test(script: &Script, rootfs: &Rootfs, options: &RunOptions) -> Result<(), BuildError> {
+    let command = ["/.singularity.d/actions/test".into()];
+    let access = if options.writable_tmpfs { Access::Discarded } else { Access::ReadOnly };
+    let status = run_in("test", rootfs.path(), access, &command, options)?;
+    succeeded("test", script, status)
+}
+
+/// What a script may change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Access {
+    Writable,
+    ReadOnly,
+    /// Changes go away with the container.
+    Discarded,
+}
+
+/// Runs a command as root of `rootfs`, and waits for it.
+fn run_in(
+    section: &'static str,
+    rootfs: &Path,
+    access: Access,
+    command: &[OsString],
+    options: &RunOptions,
+) -> Result<ExitStatus, BuildError> {
+    let failed = |source| BuildError::Start { section, source };
+    let mut child = Command::new(std::env::current_exe().map_err(failed)?);
+    child.args(arguments(access, options)).arg(rootfs).args(command);
+    // What the caller's variables ask of a container is not meant for those of a build.
+    for (name, _) in std::env::vars_os() {
+        let bytes = name.clone().into_vec();
+        let is_ours = PREFIXES.iter().any(|prefix| bytes.starts_with(prefix.as_bytes()));
+        let is_kept = [b"CONFIG_FILE".as_slice(), b"MESSAGELEVEL", b"TMPDIR", b"CACHEDIR", b"CONFIGDIR"]
+            .iter()
+            .any(|kept| bytes.ends_with(kept));
+        if is_ours && !is_kept {
+            child.env_remove(name);
+        }
+    }
+    child.status().map_err(failed)
+}
+
+/// The words before the image.
+fn arguments(access: Access, options: &RunOptions) -> Vec<OsString> {
+    let mut words: Vec<OsString> =
+        ["exec", "--fakeroot", "--cleanenv", "--no-home", "--cwd", "/"].map(Into::into).into();
+    let mut say = |word: &str| words.push(word.into());
+    say("--no-mount");
+    say("home,cwd,bind-paths");
+    match access {
+        Access::Writable => say("--writable"),
+        Access::Discarded => say("--writable-tmpfs"),
+        Access::ReadOnly => {}
+    }
+    for (is_on, flag) in [(options.nv, "--nv"), (options.rocm, "--rocm"), (options.ignore_subuid, "--ignore-subuid")] {
+        if is_on {
+            say(flag);
+        }
+    }
+    if access == Access::Writable {
+        for prefix in ["APPTAINER", "SINGULARITY"] {
+            say("--env");
+            say(&format!("{prefix}_ENVIRONMENT={POST_ENVIRONMENT},{prefix}_LABELS={POST_LABELS}"));
+        }
+    }
+    let mut pair = |flag: &str, value: OsString| words.extend([flag.into(), value]);
+    if access == Access::Writable {
+        for secret in &options.secrets {
+            let path = secret.path();
+            let bind = [b"type=bind,src=".as_slice(), secret.source.as_bytes(), b",dst=", path.as_bytes(), b",ro"];
+            pair("--mount", OsString::from_vec(bind.concat()));
+        }
+    }
+    for bind in ["/etc/hosts", "/etc/resolv.conf"].iter().filter(|path| Path::new(path).exists()) {
+        pair("--bind", bind.into());
+    }
+    options.binds.iter().for_each(|bind| pair("--bind", bind.clone()));
+    options.mounts.iter().for_each(|mount| pair("--mount", mount.clone()));
+    words
+}
+
+/// The interpreter of a section and its options: `/bin/sh -ex`, or what `-c` names, as it stands.
+fn interpreter(script: &Script) -> Vec<OsString> {
+    let words: Vec<&str> = script.arguments.split_ascii_whitespace().collect();
+    // A trace would show the values of secrets.
+    let options = if script.holds_secret { "-e" } else { "-ex" };
+    match words.split_first() {
+        Some((&"-c", rest)) if !rest.is_empty() => rest.iter().map(Into::into).collect(),
+        _ => ["/bin/sh", options].iter().chain(&words).map(Into::into).collect(),
+    }
+}
+
+/// Whether a failing command ends a section's script.
+pub fn stops_at_errors(script: &Script) -> bool {
+    let command = interpreter(script);
+    let is_option = |word: &&OsString| {
+        let word = word.to_string_lossy();
+        word.starts_with('-') && !word.starts_with("--") && word.contains('e')
+    };
+    command.iter().skip(1).any(|word| is_option(&word)) || !command.first().is_some_and(|program| is_shell(program))
+}
+
+fn is_shell(program: &OsStr) -> bool {
+    let name = Path::new(program).file_name().map(OsStr::to_string_lossy).unwrap_or_default();
+    name.ends_with("sh")
+}
+
+fn succeeded(section: &'static str, script: &Script, status: ExitStatus) -> Result<(), BuildError> {
+    match status.success() {
+        true => Ok(()),
+        false => Err(BuildError::Section { section, line: script.line, status }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn script(arguments: &str) -> Script {
+        Script { arguments: arguments.to_owned(), ..Script::default() }
+    }
+
+    #[test]
+    fn a_section_is_run_by_sh_or_by_what_it_names() {
+        let check = |arguments: &str, expected: &[&str], stops: bool| {
+            assert_eq!(interpreter(&script(arguments)), expected, "{arguments}");
+            assert_eq!(stops_at_errors(&script(arguments)), stops, "{arguments}");
+        };
+        check("", &["/bin/sh", "-ex"], true);
+        check("-u", &["/bin/sh", "-ex", "-u"], true);
+        check("-c /bin/bash", &["/bin/bash"], false);
+        check("-c /bin/bash -e", &["/bin/bash", "-e"], true);
+        check("-c /bin/bash -euo pipefail", &["/bin/bash", "-euo", "pipefail"], true);
+        check("-c /usr/bin/python3", &["/usr/bin/python3"], true);
+        let secret = Script { holds_secret: true, ..script("") };
+        assert_eq!(interpreter(&secret), ["/bin/sh", "-e"]);
+    }
+
+    #[test]
+    fn only_post_can_change_the_image_and_see_secrets() {
+        let secrets = vec![Secret::parse(b"id=token,src=/x").expect("a secret")];
+        let options = RunOptions { secrets, nv: true, binds: vec!["/a:/b".into()], ..RunOptions::default() };
+        let words = |access| -> Vec<String> {
+            arguments(access, &options).iter().map(|word| word.to_string_lossy().into_owned()).collect()
+        };
+        let has = |words: &[String], word: &str| words.iter().any(|known| known == word);
+        let post = words(Access::Writable);
+        assert!(has(&post, "--writable") && has(&post, "type=bind,src=/x,dst=/run/secrets/token,ro"));
+        assert!(has(&post, "--nv") && has(&post, "/a:/b"));
+        let test = words(Access::ReadOnly);
+        assert!(!has(&test, "--writable") && !test.iter().any(|word| word.contains("secrets")));
+        assert!(has(&words(Access::Discarded), "--writable-tmpfs"));
+    }
+
+    #[test]
+    fn a_secret_has_a_name_and_a_file() {
+        let secret = Secret::parse(b"src=my file,id=a.b-c_1").expect("a secret");
+        assert_eq!((secret.id.as_str(), secret.source), ("a.b-c_1", HostPath::new("my file")));
+        for wrong in ["", "id=a", "src=b", "id=,src=b", "id=../x,src=b", "id=.x,src=b", "a,b"] {
+            assert!(Secret::parse(wrong.as_bytes()).is_err(), "{wrong}");
+        }
+    }
+}

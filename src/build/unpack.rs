@@ -1,0 +1,436 @@
+//! Writes a [`Tree`] into an empty directory.
+//!
+//! One thread makes the entries, several fill the files. Every entry is made by a descriptor of its directory, and must be
+//! new: no symbolic link is ever followed. An ordinary user's files are the user's own; what such a user can't make (device
+//! nodes, sockets) is left out and counted. Directories get their mode and time when everything in them is made.
+
+use super::BuildError;
+use crate::report::cause;
+use crate::tree::{Attributes, Body, Content, InodeId, Tree};
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, OFlag, openat};
+use nix::sys::stat::{Mode, SFlag, UtimensatFlags, fchmod, futimens, mkdirat, mknodat, utimensat};
+use nix::sys::time::TimeSpec;
+use nix::unistd::{Gid, Uid, fchown, fchownat, geteuid, linkat, symlinkat};
+use starter::paths::HostPath;
+use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Mutex, PoisonError};
+
+/// Why a tree was not written; paths are those in the tree.
+#[derive(Debug)]
+pub enum UnpackError {
+    /// The content of a file could not be read.
+    Read {
+        name: String,
+        source: io::Error,
+    },
+    Write {
+        doing: &'static str,
+        path: Vec<u8>,
+        source: io::Error,
+    },
+}
+
+impl fmt::Display for UnpackError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Read { name, source } => write!(f, "cannot read {name}: {}", cause(source)),
+            Self::Write { doing, path, source } => {
+                write!(f, "cannot {doing} {} of the image: {}", String::from_utf8_lossy(path), cause(source))
+            }
+        }
+    }
+}
+
+impl std::error::Error for UnpackError {}
+
+/// What was left out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Unpacked {
+    /// Device nodes and sockets.
+    pub left_out: u64,
+}
+
+/// Writes all of `tree` into `directory`, which gets the mode and time of its root.
+pub fn unpack(tree: &Tree, directory: OwnedFd) -> Result<Unpacked, BuildError> {
+    const JOBS_WAITING: usize = 64;
+    const WORKERS_MAX: usize = 8;
+    let workers = std::thread::available_parallelism().map_or(1, usize::from).min(WORKERS_MAX);
+    let (sender, receiver) = sync_channel(JOBS_WAITING);
+    let receiver = Mutex::new(receiver);
+    let failure = Failure::default();
+    let made = std::thread::scope(|scope| {
+        for _ in 0..workers {
+            scope.spawn(|| fill_files(tree, &receiver, &failure));
+        }
+        // The sender goes away with the walk, and then the workers end.
+        let is_root = geteuid().is_root();
+        let mut maker = Maker {
+            tree,
+            is_root,
+            jobs: sender,
+            failure: &failure,
+            linked: HashMap::new(),
+            unpacked: Unpacked::default(),
+        };
+        maker.make(directory).map(|()| maker.unpacked)
+    });
+    match failure.first.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        Some(error) => Err(error.into()),
+        None => Ok(made?),
+    }
+}
+
+/// The first thing that went wrong in any thread.
+#[derive(Default)]
+struct Failure {
+    happened: AtomicBool,
+    first: Mutex<Option<UnpackError>>,
+}
+
+impl Failure {
+    fn set(&self, error: UnpackError) {
+        self.first.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+        self.happened.store(true, Ordering::Release);
+    }
+}
+
+/// A file that exists, and has to be filled.
+struct Job<'t> {
+    file: File,
+    content: &'t Content,
+    mode: Mode,
+    time: TimeSpec,
+    path: Vec<u8>,
+}
+
+fn fill_files(tree: &Tree, jobs: &Mutex<Receiver<Job>>, failure: &Failure) {
+    loop {
+        let job = jobs.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        let Ok(job) = job else { return };
+        // After a failure the rest is only taken out of the queue, so that the walk can go on to its end.
+        if failure.happened.load(Ordering::Acquire) {
+            continue;
+        }
+        if let Err(error) = fill(tree, job) {
+            failure.set(error);
+        }
+    }
+}
+
+fn fill(tree: &Tree, mut job: Job) -> Result<(), UnpackError> {
+    const STEP_BYTES: u64 = 1 << 20;
+    let read = |source| UnpackError::Read { name: tree.content_name(job.content), source };
+    let failed = |source| UnpackError::Write { doing: "write", path: job.path.clone(), source };
+    let size_bytes = job.content.size_bytes();
+    let mut reader = tree.open(job.content, 0).map_err(read)?;
+    let mut buffer = vec![0; size_bytes.min(STEP_BYTES) as usize];
+    let mut left = size_bytes;
+    while left > 0 {
+        let length = left.min(STEP_BYTES) as usize;
+        reader.read_exact(&mut buffer[..length]).map_err(read)?;
+        job.file.write_all(&buffer[..length]).map_err(failed)?;
+        left -= length as u64;
+    }
+    let finished = fchmod(&job.file, job.mode).and_then(|()| futimens(&job.file, &job.time, &job.time));
+    finished.map_err(|errno| failed(errno.into()))
+}
+
+struct Maker<'t, 'f> {
+    tree: &'t Tree,
+    is_root: bool,
+    jobs: SyncSender<Job<'t>>,
+    failure: &'f Failure,
+    /// The first name of each inode that has several, and its directory.
+    linked: HashMap<InodeId, (InodeId, Vec<u8>)>,
+    unpacked: Unpacked,
+}
+
+/// A directory whose entries are being made.
+struct Open<'t> {
+    id: InodeId,
+    fd: OwnedFd,
+    /// The length of its path.
+    path_length: usize,
+    children: Box<dyn Iterator<Item = (&'t [u8], InodeId)> + 't>,
+}
+
+impl<'t> Maker<'t, '_> {
+    fn make(&mut self, directory: OwnedFd) -> Result<(), UnpackError> {
+        let mut path = Vec::new();
+        let mut stack = vec![self.open(self.tree.root(), directory, 0)];
+        while let Some(top) = stack.last_mut() {
+            if self.failure.happened.load(Ordering::Acquire) {
+                return Ok(());
+            }
+            path.truncate(top.path_length);
+            let Some((name, id)) = top.children.next() else {
+                let Some(done) = stack.pop() else { return Ok(()) };
+                self.leave(&done, &path)?;
+                continue;
+            };
+            path.push(b'/');
+            path.extend_from_slice(name);
+            if let Some(fd) = self.entry(&stack, name, id, &path)? {
+                let opened = self.open(id, fd, path.len());
+                stack.push(opened);
+            }
+        }
+        Ok(())
+    }
+
+    fn open(&self, id: InodeId, fd: OwnedFd, path_length: usize) -> Open<'t> {
+        Open { id, fd, path_length, children: Box::new(self.tree.children(id)) }
+    }
+
+    /// Makes one entry in the last directory of `stack`; a directory is given back open.
+    fn entry(
+        &mut self,
+        stack: &[Open<'t>],
+        name: &'t [u8],
+        id: InodeId,
+        path: &[u8],
+    ) -> Result<Option<OwnedFd>, UnpackError> {
+        let Some(Open { id: parent, fd: directory, .. }) = stack.last() else { return Ok(None) };
+        let inode = self.tree.inode(id);
+        let name_os = OsStr::from_bytes(name);
+        let failed =
+            |doing| move |errno: Errno| UnpackError::Write { doing, path: path.to_vec(), source: errno.into() };
+        if inode.names > 1 && !matches!(inode.body, Body::Directory) {
+            match self.linked.get(&id) {
+                Some((first_parent, first_name)) => {
+                    let (first_parent, first_name) = (*first_parent, first_name.clone());
+                    let from = self.reopen(stack, first_parent).map_err(failed("open the directory of"))?;
+                    let linked = linkat(&from, OsStr::from_bytes(&first_name), directory, name_os, AtFlags::empty());
+                    return linked.map(|()| None).map_err(failed("link"));
+                }
+                None => drop(self.linked.insert(id, (*parent, name.to_vec()))),
+            }
+        }
+        let mode = Mode::from_bits_truncate(inode.mode.into());
+        let time = TimeSpec::new(inode.mtime, 0);
+        match inode.body {
+            Body::Directory => {
+                mkdirat(directory, name_os, Mode::S_IRWXU).map_err(failed("make"))?;
+                let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+                return openat(directory, name_os, flags, Mode::empty()).map(Some).map_err(failed("open"));
+            }
+            Body::File(content) => {
+                let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+                let file = openat(directory, name_os, flags, Mode::S_IRUSR | Mode::S_IWUSR).map_err(failed("make"))?;
+                if self.is_root {
+                    fchown(&file, Some(Uid::from_raw(inode.uid)), Some(Gid::from_raw(inode.gid)))
+                        .map_err(failed("give its owner to"))?;
+                }
+                let job = Job { file: File::from(file), content, mode, time, path: path.to_vec() };
+                // Fails only when every worker is gone, and then the failure says why.
+                let _ = self.jobs.send(job);
+                return Ok(None);
+            }
+            Body::Symlink(target) => {
+                symlinkat(OsStr::from_bytes(target), directory, name_os).map_err(failed("make"))?;
+            }
+            Body::Fifo => mknodat(directory, name_os, SFlag::S_IFIFO, mode, 0).map_err(failed("make"))?,
+            Body::CharDevice(number) | Body::BlockDevice(number) if self.is_root => {
+                let is_char = matches!(inode.body, Body::CharDevice(_));
+                let kind = if is_char { SFlag::S_IFCHR } else { SFlag::S_IFBLK };
+                mknodat(directory, name_os, kind, mode, *number).map_err(failed("make"))?;
+            }
+            Body::CharDevice(_) | Body::BlockDevice(_) | Body::Socket => {
+                self.unpacked.left_out += 1;
+                self.linked.remove(&id);
+                return Ok(None);
+            }
+        }
+        if self.is_root {
+            let (uid, gid) = (Uid::from_raw(inode.uid), Gid::from_raw(inode.gid));
+            fchownat(directory, name_os, Some(uid), Some(gid), AtFlags::AT_SYMLINK_NOFOLLOW)
+                .map_err(failed("give its owner to"))?;
+        }
+        utimensat(directory, name_os, &time, &time, UtimensatFlags::NoFollowSymlink)
+            .map_err(failed("set the time of"))?;
+        Ok(None)
+    }
+
+    /// Opens a directory that was made before, by the names that lead to it.
+    fn reopen(&self, stack: &[Open<'t>], id: InodeId) -> Result<OwnedFd, Errno> {
+        // Some directory on the way is still open: at least the root.
+        let mut names = Vec::new();
+        let mut at = id;
+        let open = loop {
+            if let Some(open) = stack.iter().find(|open| open.id == at) {
+                break open;
+            }
+            let parent = self.tree.parent(at);
+            names.extend(self.tree.children(parent).find(|(_, child)| *child == at).map(|(name, _)| name));
+            at = parent;
+        };
+        let mut fd =
+            open.fd.try_clone().map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(nix::libc::EIO)))?;
+        for name in names.iter().rev() {
+            // A directory that is done may be closed to its owner.
+            let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+            fd = openat(&fd, OsStr::from_bytes(name), flags, Mode::empty())?;
+        }
+        Ok(fd)
+    }
+
+    /// Gives a directory its mode and time: nothing will be made in it any more.
+    fn leave(&self, done: &Open, path: &[u8]) -> Result<(), UnpackError> {
+        let inode = self.tree.inode(done.id);
+        let time = TimeSpec::new(inode.mtime, 0);
+        let finish = || {
+            if self.is_root {
+                fchown(&done.fd, Some(Uid::from_raw(inode.uid)), Some(Gid::from_raw(inode.gid)))?;
+            }
+            fchmod(&done.fd, Mode::from_bits_truncate(inode.mode.into()))?;
+            futimens(&done.fd, &time, &time)
+        };
+        finish().map_err(|errno: Errno| UnpackError::Write {
+            doing: "finish",
+            path: path.to_vec(),
+            source: errno.into(),
+        })
+    }
+}
+
+/// Gives the caller the right to read everything below `directory`, and tells which modes that changed: paths below it,
+/// without a leading slash, with what they had.
+pub fn make_readable(directory: &HostPath) -> Result<Vec<(Vec<u8>, u16)>, BuildError> {
+    let mut changed = Vec::new();
+    let mut pending = vec![Vec::new()];
+    while let Some(relative) = pending.pop() {
+        let path = directory.as_path().join(OsStr::from_bytes(&relative));
+        let failed = |source| BuildError::Target { doing: "read", path: HostPath::new(&*path), source };
+        for entry in std::fs::read_dir(&path).map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            let metadata = entry.metadata().map_err(failed)?;
+            let kind = metadata.file_type();
+            if !kind.is_dir() && !kind.is_file() {
+                continue;
+            }
+            let below = match relative.is_empty() {
+                true => entry.file_name().as_bytes().to_vec(),
+                false => [relative.as_slice(), b"/", entry.file_name().as_bytes()].concat(),
+            };
+            let needed = if kind.is_dir() { 0o500 } else { 0o400 };
+            let mode = metadata.mode() & 0o7777;
+            if mode & needed != needed {
+                let permissions = std::fs::Permissions::from_mode(mode | needed);
+                std::fs::set_permissions(entry.path(), permissions).map_err(failed)?;
+                changed.push((below.clone(), mode as u16));
+            }
+            if kind.is_dir() {
+                pending.push(below);
+            }
+        }
+    }
+    Ok(changed)
+}
+
+/// Gives the tree of such a directory the modes that its files had.
+pub fn restore_modes(tree: &mut Tree, changed: &[(Vec<u8>, u16)]) {
+    for (path, mode) in changed {
+        let id = path.split(|&b| b == b'/').try_fold(tree.root(), |directory, name| tree.child(directory, name));
+        if let Some(id) = id {
+            let inode = tree.inode(id);
+            let attributes = Attributes {
+                mode: *mode,
+                uid: inode.uid,
+                gid: inode.gid,
+                mtime: inode.mtime,
+                xattrs: inode.xattrs.to_vec(),
+            };
+            tree.set_attributes(id, attributes);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tree::{Options, Owners, from_directory};
+
+    struct Scratch(std::path::PathBuf);
+
+    impl Scratch {
+        fn new(name: &str) -> Self {
+            let path = std::env::temp_dir().join(format!("sifu-unpack-{}-{name}", std::process::id()));
+            std::fs::create_dir_all(&path).unwrap();
+            Self(path)
+        }
+    }
+
+    impl Drop for Scratch {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.0);
+        }
+    }
+
+    fn attributes(mode: u16) -> Attributes {
+        Attributes { mode, uid: 0, gid: 0, mtime: 1_000_000_000, xattrs: Vec::new() }
+    }
+
+    fn file(bytes: &[u8]) -> Body {
+        Body::File(Content::Bytes(bytes.into()))
+    }
+
+    #[test]
+    fn a_tree_becomes_a_directory_and_that_the_tree_again() {
+        let mut tree = Tree::new(attributes(0o755));
+        let root = tree.root();
+        let a = tree.insert(root, b"a", attributes(0o555), Body::Directory).unwrap();
+        let deep = tree.insert(a, b"deep", attributes(0o1777), Body::Directory).unwrap();
+        let x = tree.insert(deep, b"x", attributes(0o4755), file(b"content")).unwrap();
+        tree.insert(a, b"secret", attributes(0), file(&[7; 3_000_000])).unwrap();
+        tree.insert(root, b"b", attributes(0o777), Body::Symlink((*b"a/deep/x").into())).unwrap();
+        tree.insert(root, b"p", attributes(0o640), Body::Fifo).unwrap();
+        tree.link(root, b"z", x).unwrap();
+        let z = tree.insert(root, b"zz", attributes(0o700), Body::Directory).unwrap();
+        tree.link(z, b"again", x).unwrap();
+        let expected = tree.dump().unwrap();
+        let scratch = Scratch::new("round");
+        let unpacked = unpack(&tree, File::open(&scratch.0).unwrap().into()).unwrap();
+        assert_eq!(unpacked, Unpacked::default());
+        let path = HostPath::new(&*scratch.0);
+        let changed = make_readable(&path).unwrap();
+        assert_eq!(changed, [(b"a/secret".to_vec(), 0)]);
+        let mut again =
+            from_directory(&path, &Options { owners: Owners::AllRoot, remembered: Default::default() }).unwrap().tree;
+        restore_modes(&mut again, &changed);
+        assert_eq!(again.dump().unwrap(), expected);
+    }
+
+    #[test]
+    fn what_an_ordinary_user_can_not_make_is_counted() {
+        if geteuid().is_root() {
+            println!("skipped: needs an ordinary user (root makes device nodes)");
+            return;
+        }
+        let mut tree = Tree::new(attributes(0o755));
+        tree.insert(tree.root(), b"null", attributes(0o666), Body::CharDevice(259)).unwrap();
+        tree.insert(tree.root(), b"socket", attributes(0o666), Body::Socket).unwrap();
+        let scratch = Scratch::new("devices");
+        let unpacked = unpack(&tree, File::open(&scratch.0).unwrap().into()).unwrap();
+        assert_eq!(unpacked, Unpacked { left_out: 2 });
+    }
+
+    #[test]
+    fn a_name_that_is_taken_is_an_error() {
+        let mut tree = Tree::new(attributes(0o755));
+        tree.insert(tree.root(), b"taken", attributes(0o644), file(b"new")).unwrap();
+        let scratch = Scratch::new("taken");
+        std::os::unix::fs::symlink("/etc/passwd", scratch.0.join("taken")).unwrap();
+        let error = unpack(&tree, File::open(&scratch.0).unwrap().into()).unwrap_err();
+        assert_eq!(error.to_string(), "cannot make /taken of the image: file exists");
+    }
+}
