@@ -57,7 +57,7 @@ pub(super) fn write(
     let mut stored = Stored {
         starts: vec![0; plan.files.len()],
         block_sizes: Vec::with_capacity(usize::try_from(plan.block_count()).unwrap_or(0)),
-        fragments: Vec::with_capacity(plan.fragment_count()),
+        fragments: Vec::with_capacity(plan.fragments as usize),
     };
     let threads = options.threads.get().min(plan.jobs.len());
     let queue = Queue {
@@ -206,8 +206,8 @@ impl Drop for Worker<'_> {
 
 fn work(tree: &Tree, plan: &Plan, queue: &Queue, compression: Compression) {
     let _worker = Worker(queue);
-    let mut compressor = match Compressor::for_data(compression, plan.block_bytes) {
-        Ok(compressor) => compressor,
+    let mut compressors = match Compressors::new(compression, plan.block_bytes) {
+        Ok(compressors) => compressors,
         Err(error) => {
             if let Some(job) = queue.take_job() {
                 queue.put_result(job, Err(error));
@@ -217,8 +217,21 @@ fn work(tree: &Tree, plan: &Plan, queue: &Queue, compression: Compression) {
     };
     let mut block = vec![0; plan.block_bytes];
     while let Some(job) = queue.take_job() {
-        let result = run(tree, plan, plan.jobs[job].clone(), &mut compressor, &mut block);
+        let result = run(tree, plan, plan.jobs[job].clone(), &mut compressors, &mut block);
         queue.put_result(job, result);
+    }
+}
+
+/// The compressors of one thread.
+pub(super) struct Compressors {
+    pub blocks: Compressor,
+    pub fragments: Compressor,
+}
+
+impl Compressors {
+    pub fn new(compression: Compression, block_bytes: usize) -> Result<Self, WriteError> {
+        let blocks = Compressor::for_data(compression, block_bytes)?;
+        Ok(Self { blocks, fragments: Compressor::for_data(compression.of_fragments(), block_bytes)? })
     }
 }
 
@@ -227,7 +240,7 @@ fn run(
     tree: &Tree,
     plan: &Plan,
     pieces: Range<usize>,
-    compressor: &mut Compressor,
+    compressors: &mut Compressors,
     block: &mut [u8],
 ) -> Result<Output, WriteError> {
     let mut output = Output { bytes: Vec::new(), sizes: Vec::new(), digest: [0; 32] };
@@ -242,7 +255,7 @@ fn run(
                     if reading.next(block)? == Filled::Hole || is_zero(block) {
                         output.sizes.push(0);
                     } else {
-                        output.append(block, compressor)?;
+                        output.append(block, &mut compressors.blocks)?;
                     }
                 }
                 if blocks.end * block_bytes >= reading.size_bytes() {
@@ -261,7 +274,7 @@ fn run(
                     reading.check_end()?;
                     used = end;
                 }
-                output.append(&block[..used], compressor)?;
+                output.append(&block[..used], &mut compressors.fragments)?;
             }
         }
     }

@@ -21,6 +21,16 @@ impl Compression {
     pub const XZ: Self = Self::Xz { level: 6 };
     pub const ZSTD: Self = Self::Zstd { level: 6 };
 
+    /// How fragments are compressed. Small files gain most of a deeper search, and are a minor part of most images: the
+    /// fast levels of zstd that search at all search them one level deeper. On a Debian root that makes images of level
+    /// 6 smaller by 0.13 % for 4 % of the time.
+    pub(super) fn of_fragments(self) -> Self {
+        match self {
+            Self::Zstd { level: level @ 5..=8 } => Self::Zstd { level: level + 1 },
+            other => other,
+        }
+    }
+
     /// The number in the superblock. An image without compression has that of gzip, and no block that is compressed.
     pub(super) fn id(self) -> u16 {
         match self {

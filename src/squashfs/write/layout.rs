@@ -1,5 +1,8 @@
 //! Where everything will lie, decided from sizes alone: blocks of each file, fragments of small files, jobs.
 //!
+//! Two fragments are filled at a time: what no longer fits one goes to the other, so that they get 95 % full instead of
+//! 85 %, and neighbours stay neighbours.
+//!
 //! ```text
 //! file a  |block 0|block 1|part|        pieces: a's blocks, d's blocks, fragment 0 (b, c, e), ...
 //! file b  |part|                        jobs:   runs of pieces of about one MiB, compressed on any thread,
@@ -15,6 +18,8 @@ use std::ops::Range;
 
 /// Content that one job compresses, about.
 const JOB_BYTES: u64 = 1 << 20;
+/// Fragments that are filled at a time. More of them get no fuller, and have less in common in each.
+const OPEN_FRAGMENTS: usize = 2;
 /// Stands in an inode for "no fragment".
 pub(super) const NO_FRAGMENT: u32 = u32::MAX;
 
@@ -49,6 +54,8 @@ pub(super) struct Plan {
     /// Files in fragments, in their order.
     pub small: Vec<u32>,
     pub pieces: Vec<Piece>,
+    /// How many of the pieces are fragments.
+    pub fragments: u32,
     /// Runs of `pieces`.
     pub jobs: Vec<Range<usize>>,
     pub block_bytes: usize,
@@ -57,9 +64,30 @@ pub(super) struct Plan {
     pub duplicate_bytes: u64,
 }
 
+/// A fragment that is being filled.
+#[derive(Default)]
+struct Open {
+    files: Vec<u32>,
+    bytes: usize,
+}
+
 impl Plan {
-    pub fn fragment_count(&self) -> usize {
-        self.pieces.iter().filter(|piece| matches!(piece, Piece::Fragment { .. })).count()
+    /// Makes the next piece of a fragment that gets no more files.
+    fn close(&mut self, open: Open) {
+        if open.files.is_empty() {
+            return;
+        }
+        let (fragment, start) = (self.fragments, self.small.len() as u32);
+        let mut offset = 0;
+        for &number in &open.files {
+            let file = &mut self.files[number as usize];
+            (file.fragment, file.fragment_offset) = (fragment, offset);
+            // Less than a block, as the sum is.
+            offset += file.size_bytes as u32;
+        }
+        self.small.extend(open.files);
+        self.pieces.push(Piece::Fragment { small: start..self.small.len() as u32 });
+        self.fragments += 1;
     }
 
     /// Bytes of the contents that are compressed: each duplicate once.
@@ -92,10 +120,8 @@ const TOO_LARGE: WriteError = WriteError::TooMany { what: "bytes in files", limi
 /// Lays out the contents of `files`, in that order.
 pub(super) fn plan(tree: &Tree, files: &[InodeId], same_as: &SameAs, block_bytes: usize) -> Result<Plan, WriteError> {
     let mut plan = Plan { block_bytes, file_of: vec![u32::MAX; tree.inode_count()], ..Plan::default() };
-    let mut open_first: u32 = 0;
-    let mut open_bytes = 0;
+    let mut open: Vec<Open> = Vec::new();
     let mut first_block = 0;
-    let mut fragments = 0;
     for &inode in files {
         let size_bytes = content(tree, inode).map_or(0, crate::tree::Content::size_bytes);
         plan.content_bytes = plan.content_bytes.checked_add(size_bytes).ok_or(TOO_LARGE)?;
@@ -116,24 +142,25 @@ pub(super) fn plan(tree: &Tree, files: &[InodeId], same_as: &SameAs, block_bytes
             let end = blocks.min(start + blocks_a_piece);
             plan.pieces.push(Piece::Blocks { file: number, blocks: start..end });
         }
-        let (mut fragment, mut fragment_offset) = (NO_FRAGMENT, 0);
         if tail > 0 {
-            if open_bytes + tail > block_bytes {
-                let end = plan.small.len() as u32;
-                plan.pieces.push(Piece::Fragment { small: open_first..end });
-                (open_first, open_bytes) = (end, 0);
-                fragments += 1;
-            }
-            (fragment, fragment_offset) = (fragments, open_bytes as u32);
-            open_bytes += tail;
-            plan.small.push(number);
+            // The older one first.
+            let place = open.iter().position(|open| open.bytes + tail <= block_bytes).unwrap_or_else(|| {
+                if open.len() == OPEN_FRAGMENTS {
+                    let fullest = (0..open.len()).max_by_key(|&at| open[at].bytes).unwrap_or(0);
+                    plan.close(open.remove(fullest));
+                }
+                open.push(Open::default());
+                open.len() - 1
+            });
+            open[place].files.push(number);
+            open[place].bytes += tail;
         }
         plan.file_of[inode.index()] = number;
-        plan.files.push(File { inode, size_bytes, first_block, blocks, fragment, fragment_offset });
+        plan.files.push(File { inode, size_bytes, first_block, blocks, fragment: NO_FRAGMENT, fragment_offset: 0 });
         first_block = first_block.checked_add(blocks).ok_or(WriteError::TooMany { what: "blocks", limit: u64::MAX })?;
     }
-    if open_bytes > 0 {
-        plan.pieces.push(Piece::Fragment { small: open_first..plan.small.len() as u32 });
+    for left in open {
+        plan.close(left);
     }
     plan.jobs = jobs(&plan.pieces, block_bytes as u64);
     Ok(plan)
@@ -177,18 +204,21 @@ mod tests {
     }
 
     #[test]
-    fn small_files_fill_one_fragment_until_the_next_does_not_fit() {
-        let plan = plan_of(&[4000, 4097, 96, 1, 4096]);
+    fn small_files_fill_two_fragments_until_the_next_fits_neither() {
+        let plan = plan_of(&[4000, 4097, 3000, 96, 4096, 2000, 1000]);
         let fragments: Vec<(u32, u32)> = plan.files.iter().map(|f| (f.fragment, f.fragment_offset)).collect();
-        assert_eq!(fragments, [(0, 0), (NO_FRAGMENT, 0), (0, 4000), (1, 0), (NO_FRAGMENT, 0)]);
+        let none = (NO_FRAGMENT, 0);
+        assert_eq!(fragments, [(0, 0), none, (1, 0), (0, 4000), none, (2, 0), (1, 3000)]);
         let expected = [
             Piece::Blocks { file: 1, blocks: 0..2 },
-            Piece::Fragment { small: 0..2 },
             Piece::Blocks { file: 4, blocks: 0..1 },
-            Piece::Fragment { small: 2..3 },
+            Piece::Fragment { small: 0..2 },
+            Piece::Fragment { small: 2..4 },
+            Piece::Fragment { small: 4..5 },
         ];
         assert_eq!(plan.pieces, expected);
-        assert_eq!(expected.map(|piece| plan.piece_bytes(&piece)), [4097, 4096, 4096, 1]);
+        assert_eq!(plan.fragments, 3);
+        assert_eq!(expected.map(|piece| plan.piece_bytes(&piece)), [4097, 4096, 4096, 4000, 2000]);
     }
 
     #[test]

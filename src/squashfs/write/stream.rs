@@ -11,13 +11,13 @@
 //! bounded by the jobs in flight. Files are compared by a digest of their contents, as nothing can be read a second
 //! time; a large file that turns out to equal an earlier one is taken back when its last block is done.
 
-use super::compress::{Compression, Compressor};
+use super::compress::Compression;
 use super::duplicates::SameAs;
 use super::layout::{File, NO_FRAGMENT, Plan};
 use super::reading::is_zero;
 use super::{Contents, PackOptions, Summary, WriteError, blocks, finish, inodes};
 use crate::tree::{Body, Content, InodeId, Tree};
-use blocks::{Fragment, Stored, UNCOMPRESSED};
+use blocks::{Compressors, Fragment, Stored, UNCOMPRESSED};
 use sha2::{Digest, Sha256};
 use std::collections::{HashMap, VecDeque};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -389,12 +389,12 @@ fn compress(
     compression: Compression,
     block_bytes: usize,
 ) {
-    let mut compressor = Compressor::for_data(compression, block_bytes);
+    let mut compressors = Compressors::new(compression, block_bytes);
     loop {
         let job = waiting.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok(job) = job else { return };
-        let result = match &mut compressor {
-            Ok(compressor) => run(&job, compressor, block_bytes),
+        let result = match &mut compressors {
+            Ok(compressors) => run(&job, compressors, block_bytes),
             Err(WriteError::Compress { reason }) => Err(WriteError::Compress { reason: reason.clone() }),
             Err(other) => Err(WriteError::Compress { reason: other.to_string() }),
         };
@@ -404,9 +404,10 @@ fn compress(
     }
 }
 
-fn run(job: &Job, compressor: &mut Compressor, block_bytes: usize) -> Result<Output, WriteError> {
+fn run(job: &Job, compressors: &mut Compressors, block_bytes: usize) -> Result<Output, WriteError> {
     let mut bytes = Vec::with_capacity(job.bytes.len());
     let mut sizes = Vec::with_capacity(job.bytes.len().div_ceil(block_bytes));
+    let compressor = if job.is_fragment { &mut compressors.fragments } else { &mut compressors.blocks };
     for block in job.bytes.chunks(block_bytes) {
         if !job.is_fragment && is_zero(block) {
             sizes.push(0);
