@@ -6,7 +6,8 @@ use crate::report::{self, EXIT_USAGE, Failure, Hint};
 use crate::sif::descriptor::EXTRA_SIZE;
 use crate::sif::{
     Arch, Creation, CreationOptions, DEFAULT_CAPACITY, DataType, Deletion, FileSystem, HashType, ImageId, Link,
-    NewObject, ObjectError, Partition, PartitionKind, Reader, SbomFormat, Signature, Stamp, Time, Writer, text,
+    NewObject, ObjectError, Partition, PartitionKind, Reader, SbomFormat, Signature, Stamp, Time, Writer, make_empty,
+    text,
 };
 use nix::fcntl::OFlag;
 use std::fmt;
@@ -66,7 +67,7 @@ pub fn dump(id: u32, path: &Path, out: &mut dyn Write) -> Result<(), Failure> {
     out.flush().map_err(|source| failed("dump an object of", path, &ObjectError::Write { id, source }))
 }
 
-/// Makes an empty image with 48 descriptors; what was at `path` is overwritten.
+/// Makes an empty image with 48 descriptors; what was at `path` is overwritten, at one moment.
 ///
 /// # Errors
 /// The file can't be written.
@@ -88,8 +89,12 @@ pub fn new(path: &Path) -> Result<(), Failure> {
         time: now(),
         capacity: DEFAULT_CAPACITY,
     };
-    let created = Creation::begin(file, &options).and_then(Creation::finish);
-    created.map(drop).map_err(|error| failed(doing, path, &error))
+    let is_new = file.metadata().map_err(|error| plain(doing, path, &error))?.len() == 0;
+    let created = match is_new {
+        true => Creation::begin(file, &options).and_then(Creation::finish).map(drop),
+        false => make_empty(file, &options),
+    };
+    created.map_err(|error| failed(doing, path, &error))
 }
 
 /// What `sif add` was told of the new object. Numbers are those of the command line, not yet checked.

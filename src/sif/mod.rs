@@ -33,7 +33,7 @@ pub use header::{Header, ImageId};
 pub use reader::{Extent, Object, Reader, RootPartition, is_sif, launch_line_length};
 pub use storage::{ReadAt, Storage};
 pub use time::Time;
-pub use writer::{Creation, CreationOptions, Deletion, NewObject, ObjectSink, Stamp, Writer};
+pub use writer::{Creation, CreationOptions, Deletion, NewObject, ObjectSink, Stamp, Writer, make_empty};
 
 /// The launch line of images that can be executed: the kernel runs `run-singularity IMAGE`.
 pub const LAUNCH_LINE: &[u8] = b"#!/usr/bin/env run-singularity\n";
