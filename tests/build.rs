@@ -268,22 +268,85 @@ fn what_can_not_be_built_is_one_clear_error() {
     check_failure(&[&"n".repeat(300), "root"], directory, "name too long");
 }
 
+/// Builds the odd directory into a file system of `size`: what the build says, and what it leaves.
+fn build_into_small(size: &str) -> (String, Vec<String>) {
+    let scratch = Scratch::new();
+    let top = odd_directory(&scratch);
+    let small = scratch.path().join("small");
+    fs::create_dir(&small).expect("a scratch directory");
+    run("mount", &["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs", "small"], scratch.path());
+    let mounted = Mounted(small);
+    let output = sifu(&["build", "image.sif", &top.to_string_lossy()]).current_dir(&mounted.0).run();
+    (output.clean_failure().to_owned(), names(&mounted.0))
+}
+
 #[test]
-fn a_full_file_system_is_one_clear_error_and_leaves_nothing() {
+fn a_build_that_can_not_fit_is_refused_before_it_begins() {
+    if lacks(&[ROOT]) {
+        return;
+    }
+    let (text, left) = build_into_small("64k");
+    assert!(text.contains("no room for image.sif") && !text.contains("Creating SIF file"), "{text}");
+    assert_eq!(left, [""; 0]);
+}
+
+#[test]
+fn a_file_system_that_fills_is_one_clear_error_and_nothing_is_left() {
+    if lacks(&[ROOT]) {
+        return;
+    }
+    let (text, left) = build_into_small("700k");
+    assert!(text.contains("no space left on device") && text.contains("Creating SIF file"), "{text}");
+    assert_eq!(left, [""; 0]);
+}
+
+#[test]
+fn a_directory_that_can_not_be_written_is_one_clear_error() {
     if lacks(&[ROOT]) {
         return;
     }
     let scratch = Scratch::new();
     let top = odd_directory(&scratch);
-    let small = scratch.path().join("small");
-    fs::create_dir(&small).expect("a scratch directory");
-    run("mount", &["-t", "tmpfs", "-o", "size=64k", "tmpfs", "small"], scratch.path());
-    let mounted = Mounted(small);
+    fs::create_dir(scratch.path().join("closed")).expect("a scratch directory");
+    run("mount", &["-t", "tmpfs", "-o", "ro", "tmpfs", "closed"], scratch.path());
+    let mounted = Mounted(scratch.path().join("closed"));
     let output = sifu(&["build", "image.sif", &top.to_string_lossy()]).current_dir(&mounted.0).run();
-    let left = names(&mounted.0);
     let text = output.clean_failure();
-    assert!(text.contains("may not fit") && text.contains("no space left on device"), "{output:?}");
-    assert_eq!(left, [""; 0]);
+    assert!(text.contains("read-only file system") && text.contains("hint: "), "{text}");
+}
+
+#[test]
+fn a_build_that_is_killed_leaves_no_image_and_the_next_removes_what_it_left() {
+    let scratch = Scratch::new();
+    odd_directory(&scratch);
+    let start = std::time::Instant::now();
+    build(&["-F", "other.sif", "root"], scratch.path());
+    let whole = start.elapsed();
+    let mut left_something = 0;
+    for round in 0..24 {
+        let mut child = sifu(&["build", "image.sif", "root"])
+            .current_dir(scratch.path())
+            .command()
+            .stdin(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("sifu can be started");
+        std::thread::sleep(whole * round / 20);
+        child.kill().expect("a child can be killed");
+        let ended = child.wait().expect("a child ends");
+        let left = names(scratch.path());
+        let image = scratch.path().join("image.sif");
+        // One that was renamed is whole, whether the build could still say so or not.
+        if ended.success() || image.exists() {
+            assert!(image::open(image.as_os_str()).is_ok(), "round {round}");
+            assert_eq!(fs::read(&image).ok(), fs::read(scratch.path().join("other.sif")).ok(), "round {round}");
+            fs::remove_file(&image).expect("the image can be removed");
+        }
+        left_something += usize::from(left.iter().any(|name| name.starts_with('.')));
+    }
+    assert!(left_something > 0, "some build was killed in the middle");
+    build(&["-F", "other.sif", "root"], scratch.path());
+    assert_eq!(names(scratch.path()), ["other.sif", "root"]);
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Why nothing was built.
 
 use super::copy::CopyError;
+use super::room;
 use super::rootfs::EditError;
 use super::source::layered::LayeredError;
 use super::unpack::UnpackError;
@@ -85,6 +86,12 @@ pub enum BuildError {
         path: HostPath,
         source: io::Error,
     },
+    /// The image is certain not to fit.
+    NoRoom {
+        path: HostPath,
+        needed_bytes: u64,
+        left_bytes: u64,
+    },
     Pack(write::WriteError),
     Sif(sif::WriteError),
     Extract(ExtractError),
@@ -138,6 +145,10 @@ impl fmt::Display for BuildError {
             }
             Self::NoName { path } => write!(f, "build target {path} names no file that can be made"),
             Self::Target { doing, path, source } => write!(f, "cannot {doing} {path}: {}", cause(source)),
+            Self::NoRoom { path, needed_bytes, left_bytes } => {
+                let (needed, left) = (room::size(*needed_bytes), room::size(*left_bytes));
+                write!(f, "no room for {path}: about {needed} are needed, and {left} are left")
+            }
             Self::Pack(error) => error.fmt(f),
             Self::Sif(error) => error.fmt(f),
             Self::Extract(error) => error.fmt(f),
@@ -178,6 +189,7 @@ impl Hint for BuildError {
             }
             Self::HeaderLacks { .. } => "Name the image or directory to begin with.",
             Self::Exists { .. } => "Use --force to replace it.",
+            Self::NoRoom { .. } => "Free some space or quota, or write the image to another file system.",
             Self::OtherKind { .. } => "Remove it first, or choose another name.",
             Self::Target { source, .. } => match source.kind() {
                 io::ErrorKind::NotFound => "Make the directory first.",

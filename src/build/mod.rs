@@ -24,6 +24,7 @@ mod glob;
 pub mod mksquashfs_args;
 pub mod plan;
 pub mod processors;
+mod room;
 mod rootfs;
 pub mod seal;
 pub mod sections;
@@ -41,6 +42,7 @@ use crate::image::{self, ImageError, extract, metadata};
 use crate::sif::{self, Creation, CreationOptions, DataType, ImageId, NewObject, Partition};
 use crate::squashfs::write;
 use crate::tree::{Kind, Lookup, Owners, Tree};
+use room::Verdict;
 use sections::RunOptions;
 use sha2::{Digest, Sha256};
 use source::{Fetching, Files, LocalImage, Source};
@@ -364,8 +366,18 @@ fn make_sif(
     target: &Target,
     say: &mut dyn FnMut(Note),
 ) -> Result<(), BuildError> {
-    if let Some(warning) = target.room_warning(tree)? {
-        say(Note::Warning(&warning));
+    match room::check(tree, &request.pack, target.room()?)? {
+        Verdict::Fits => {}
+        Verdict::MayNotFit { needed_bytes, left_bytes } => {
+            let (needed, left) = (room::size(needed_bytes), room::size(left_bytes));
+            let path = target.path().display();
+            say(Note::Warning(&format!(
+                "the image may not fit: about {needed} are needed beside {path}, {left} are left"
+            )));
+        }
+        Verdict::WillNotFit { needed_bytes, left_bytes } => {
+            return Err(BuildError::NoRoom { path: HostPath::new(target.path()), needed_bytes, left_bytes });
+        }
     }
     say(Note::Doing("Creating SIF file..."));
     write_sif(tree, about, request, target, say)

@@ -8,16 +8,16 @@
 //!     rootfs-0, rootfs-1 …        the file systems of stages (in another directory with --tmpdir)
 //! ```
 //!
-//! A build that was killed leaves its directory without a lock; the next build of the same target removes it.
+//! A build that was killed leaves its directory without a lock; the next build beside it removes it.
 
 use super::error::BuildError;
+use super::room::{self, Room};
 use crate::image::extract;
 use crate::report;
-use crate::tree::{Body, Kind, Tree};
+use crate::tree::Kind;
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, Flock, FlockArg, renameat};
 use nix::sys::stat::{Mode, fstat};
-use nix::sys::statvfs::fstatvfs;
 use nix::unistd::{geteuid, mkdir};
 use starter::paths::HostPath;
 use std::cell::Cell;
@@ -102,22 +102,14 @@ impl Target {
         File::open(&path).map(OwnedFd::from).map_err(|source| self.error("make", source))
     }
 
-    /// Says so when the file system may be too small for what `tree` holds. How far it will compress is not known, so it
-    /// is no error.
-    pub fn room_warning(&self, tree: &Tree) -> Result<Option<String>, BuildError> {
-        let stat =
-            fstatvfs(&self.work.parent).map_err(|errno| self.error("measure the free space for", errno.into()))?;
-        // The types differ between architectures.
-        let free_bytes = (stat.blocks_available() as u64).saturating_mul(stat.fragment_size() as u64);
-        let content_bytes = content_bytes(tree);
-        Ok((content_bytes > free_bytes).then(|| {
-            format!(
-                "the image may not fit: {} MiB of files, and {} MiB are free beside {}",
-                content_bytes >> 20,
-                free_bytes >> 20,
-                self.path.display()
-            )
-        }))
+    /// What the file system has left for the image.
+    pub fn room(&self) -> Result<Room, BuildError> {
+        room::observe(&self.work.parent).map_err(|errno| self.error("measure the free space for", errno.into()))
+    }
+
+    /// Where the image will be.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// Moves what was made to its name.
@@ -157,7 +149,7 @@ impl Work {
         let failed = |doing, path: &Path, source| BuildError::Target { doing, path: HostPath::new(path), source };
         let parent = File::open(parent_path).map_err(|e| failed("open the directory", parent_path, e))?;
         let prefix = work_prefix(name);
-        remove_abandoned(&parent, parent_path, &prefix);
+        remove_abandoned(&parent, parent_path);
         let mut attempt = 0;
         loop {
             let mut work_name = prefix.clone();
@@ -216,12 +208,21 @@ fn work_prefix(name: &OsStr) -> OsString {
     OsString::from_vec([b".".as_slice(), kept, b".sifu-"].concat())
 }
 
-/// Removes the directories of builds that were killed: those of this user that nobody has locked.
-fn remove_abandoned(parent: &File, parent_path: &Path, prefix: &OsStr) {
+/// Whether a name is that of a directory for a build: `.demo.sif.sifu-4711-0`.
+fn is_work_name(name: &[u8]) -> bool {
+    const MARK: &[u8] = b".sifu-";
+    let mark = name.windows(MARK.len()).rposition(|window| window == MARK);
+    let Some(mark) = mark.filter(|_| name.starts_with(b".")) else { return false };
+    let mut numbers = name[mark + MARK.len()..].splitn(2, |&byte| byte == b'-');
+    let is_number = |part: Option<&[u8]>| part.is_some_and(|p| !p.is_empty() && p.iter().all(u8::is_ascii_digit));
+    is_number(numbers.next()) && is_number(numbers.next())
+}
+
+/// Removes the directories of builds that were killed, whatever they built: those of this user that nobody has locked.
+fn remove_abandoned(parent: &File, parent_path: &Path) {
     let Ok(entries) = std::fs::read_dir(parent_path) else { return };
     for name in entries.flatten().map(|entry| entry.file_name()) {
-        let digits = name.as_bytes().strip_prefix(prefix.as_bytes());
-        if !digits.is_some_and(|rest| rest.first().is_some_and(u8::is_ascii_digit)) {
+        if !is_work_name(name.as_bytes()) {
             continue;
         }
         let mut options = OpenOptions::new();
@@ -233,20 +234,6 @@ fn remove_abandoned(parent: &File, parent_path: &Path, prefix: &OsStr) {
             let _ = extract::remove(parent.as_fd(), &name);
         }
     }
-}
-
-fn content_bytes(tree: &Tree) -> u64 {
-    let mut seen = vec![false; tree.inode_count()];
-    let mut bytes = 0_u64;
-    let mut walk = tree.walk();
-    while let Some(id) = walk.next_entry() {
-        if let Body::File(content) = tree.inode(id).body
-            && !std::mem::replace(&mut seen[id.index()], true)
-        {
-            bytes = bytes.saturating_add(content.size_bytes());
-        }
-    }
-    bytes
 }
 
 #[cfg(test)]
@@ -330,7 +317,7 @@ mod tests {
     #[test]
     fn what_a_killed_build_left_goes_with_the_next_and_a_running_one_stays() {
         let scratch = Scratch::new("killed");
-        let left = scratch.0.join(".a.sif.sifu-99999999-0");
+        let left = scratch.0.join(".other.sif.sifu-99999999-0");
         std::fs::create_dir_all(left.join("new/deep")).unwrap();
         let other = scratch.0.join(".a.sif.sifu-notes");
         std::fs::create_dir(&other).unwrap();

@@ -18,6 +18,7 @@
 mod blocks;
 mod compress;
 mod duplicates;
+mod estimate;
 mod inodes;
 mod layout;
 mod metadata;
@@ -26,6 +27,7 @@ mod stream;
 mod xattrs;
 
 pub use compress::Compression;
+pub use estimate::estimate;
 pub use stream::{Packer, write_stream};
 
 use crate::report::{Hint, cause};

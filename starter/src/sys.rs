@@ -939,3 +939,52 @@ unsafe impl std::alloc::GlobalAlloc for ArenaFirst {
         new
     }
 }
+
+// ---- quotas ----
+
+/// Whose quota is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum QuotaKind {
+    User,
+    Group,
+}
+
+/// A quota of disk space.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Quota {
+    /// What can't be exceeded; 0 for no limit.
+    pub limit_bytes: u64,
+    pub used_bytes: u64,
+}
+
+/// The quota of `id` on the file system of `file`. An error where there is none, where the kernel has no such call
+/// (before Linux 5.14), and for file systems with a protocol of their own.
+pub fn quota(file: std::os::fd::BorrowedFd<'_>, kind: QuotaKind, id: u32) -> std::io::Result<Quota> {
+    // From <sys/quota.h>: the command, its number of bits for the kind, and the unit of limits.
+    const GET_QUOTA: libc::c_uint = 0x80_0007;
+    const KIND_BITS: libc::c_uint = 8;
+    const LIMIT_UNIT_BYTES: u64 = 1024;
+    let kind = match kind {
+        QuotaKind::User => 0,
+        QuotaKind::Group => 1,
+    };
+    let mut answer = std::mem::MaybeUninit::<libc::dqblk>::zeroed();
+    // SAFETY: the descriptor is open for the call; the kernel writes one `dqblk` at most to `answer`, which is that large
+    // and exclusively ours.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_quotactl_fd,
+            std::os::fd::AsRawFd::as_raw_fd(&file),
+            (GET_QUOTA << KIND_BITS) | kind,
+            id,
+            answer.as_mut_ptr(),
+        )
+    };
+    if result != 0 {
+        return Err(std::io::Error::last_os_error());
+    }
+    // SAFETY: it is made of integers, for which zeros are values, and the kernel has filled it in.
+    let answer = unsafe { answer.assume_init() };
+    let limit_bytes = answer.dqb_bhardlimit.saturating_mul(LIMIT_UNIT_BYTES);
+    Ok(Quota { limit_bytes, used_bytes: answer.dqb_curspace })
+}
