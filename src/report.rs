@@ -73,6 +73,9 @@ impl fmt::Display for Failure {
 static LEVEL: AtomicI32 = AtomicI32::new(1);
 static COLOUR: AtomicBool = AtomicBool::new(true);
 
+/// The level at which [`debug`] speaks.
+pub const DEBUG: i32 = 5;
+
 /// Sets how much is said: -3, -1, 1, 4 or 5; and whether colours may be used on a terminal.
 pub fn set_level(level: i32, colour: bool) {
     LEVEL.store(level, Ordering::Relaxed);
@@ -97,7 +100,7 @@ pub fn verbose(message: impl fmt::Display) {
 }
 
 pub fn debug(message: impl fmt::Display) {
-    say(5, "DEBUG:   ", "36", &message);
+    say(DEBUG, "DEBUG:   ", "36", &message);
 }
 
 /// An error that does not end the program.

@@ -48,7 +48,9 @@ pub fn run(request: &LaunchRequest) -> Result<ExitCode, Failure> {
         Prepared::Ended(code) => return Ok(ExitCode::from(code)),
     };
     let Ready { plan, images, output, fuse } = ready;
-    report::debug(format_args!("launch plan:\n{}", String::from_utf8_lossy(&plan.to_text())));
+    if report::level() >= report::DEBUG {
+        report::debug(format_args!("launch plan:\n{}", String::from_utf8_lossy(&plan.to_text())));
+    }
     let journal = plan.emulation.as_ref().map(records).transpose()?;
     match start(&plan, images, journal).map_err(|error| explained(&error, fuse))? {
         Launched::Ended(ended) => Ok(ExitCode::from(end_alike(ended))),
@@ -338,7 +340,7 @@ fn open_bound_images(
                 images.len() - 1
             }
         };
-        let at = lookup::resolve(&images[connection].0, &part.path)
+        let at = lookup::resolve(&squashfs::PathReader::new(images[connection].0.clone()), &part.path)
             .map_err(|error| doing(Failure::new(error.to_string())))?;
         let Some(stat) = at.stat else {
             return Err(doing(Failure::new(format!("{} is not in the image", part.path))));

@@ -42,7 +42,7 @@ pub struct Image {
 
 /// Where a root file system is looked at.
 enum Root {
-    Partition(squashfs::Reader),
+    Partition(squashfs::PathReader),
     Sandbox(Sandbox),
 }
 
@@ -155,7 +155,7 @@ fn extra_partitions<'a>(objects: impl Iterator<Item = &'a sif::Object>) -> Vec<E
 }
 
 fn open_root(given: &Path, source: &Source, extent: Extent, facts: &mut ImageFacts) -> Result<Root, ImageError> {
-    let root = Root::Partition(open_squashfs(given, source, extent)?);
+    let root = Root::Partition(squashfs::PathReader::new(open_squashfs(given, source, extent)?));
     look_around(facts, root.lookup()).map_err(|source| ImageError::Lookup { path: given.into(), source })?;
     Ok(root)
 }
@@ -237,7 +237,7 @@ impl Image {
     /// The reader of the root partition; `None` for a directory.
     pub fn partition(&self) -> Option<&squashfs::Reader> {
         match &self.root {
-            Root::Partition(reader) => Some(reader),
+            Root::Partition(reader) => Some(reader.reader()),
             Root::Sandbox(_) => None,
         }
     }

@@ -15,7 +15,7 @@ use std::sync::Arc;
 pub struct Source {
     file: Arc<File>,
     size_bytes: u64,
-    head: Arc<[u8]>,
+    head: Arc<Vec<u8>>,
 }
 
 impl Source {
@@ -36,7 +36,7 @@ impl Source {
             return Err(ImageError::NotAFile { path: path.into(), what: name_of(metadata.file_type()) });
         }
         let size_bytes = metadata.len();
-        let head: Arc<[u8]> = read_head(&file, size_bytes).map_err(read)?.into();
+        let head = Arc::new(read_head(&file, size_bytes).map_err(read)?);
         let format = detect::detect(&head);
         Ok((Self { file, size_bytes, head }, Some(format)))
     }
@@ -111,6 +111,10 @@ impl sif::ReadAt for Source {
 
     fn size(&self) -> io::Result<u64> {
         Ok(self.size_bytes)
+    }
+
+    fn in_memory(&self, offset: u64, length: usize) -> Option<&[u8]> {
+        self.in_head(offset, length)
     }
 }
 

@@ -25,6 +25,7 @@ use starter::plan::{Emulation, Identity, LaunchPlan, Node, NodeContent, Records}
 use starter::sys;
 use starter::trapped::Scope;
 use std::fs::File;
+use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
@@ -69,13 +70,15 @@ fn start_supervisor(scope: Scope, journal: Journal) -> Result<UnixStream, Perfor
 fn start_server(plan: &LaunchPlan, images: Vec<(Reader, Vec<Node>)>) -> Result<UnixStream, PerformError> {
     let system = |doing| move |error: std::io::Error| PerformError::System { doing, errno: errno_of(&error) };
     let owner = owner_of(&plan.identity);
-    let images = images
+    let images: Vec<_> = images
         .into_iter()
         .map(|(reader, nodes)| (reader, ServeOptions { owner, invented: nodes.into_iter().map(invented).collect() }))
         .collect();
+    // This process has no more use for them, and to give back memory that it shares with the server would copy it.
+    let images = ManuallyDrop::new(images);
     let (ours, theirs) = UnixStream::pair().map_err(system("make a socket"))?;
     let this = pidfd_of_this().map_err(system("open this process"))?;
-    sys::fork_unseen(move || serve::run(images, theirs.into(), Some(this)))
+    sys::fork_unseen(move || serve::run(ManuallyDrop::into_inner(images), theirs.into(), Some(this)))
         .map_err(system("start the image server"))?;
     Ok(ours)
 }

@@ -12,6 +12,7 @@ use super::{
     Arch, DataType, Descriptor, FileSystem, Header, LAUNCH_LINE, MAX_DESCRIPTORS, ObjectError, OpenError,
     PartitionKind, Problem, ReadAt, RootError,
 };
+use std::borrow::Cow;
 use std::io;
 
 /// What the first read takes: the header and a table of 48 records in its usual place.
@@ -107,11 +108,19 @@ impl<R: ReadAt> Reader<R> {
     pub fn open(source: R) -> Result<Self, OpenError> {
         let size_bytes = source.size().map_err(|source| OpenError::Read { what: "size", source })?;
         // No more than FIRST_READ, so it fits.
-        let mut start = vec![0; size_bytes.min(FIRST_READ as u64) as usize];
-        source.read_exact_at(&mut start, 0).map_err(|source| OpenError::Read { what: "header", source })?;
+        let length = size_bytes.min(FIRST_READ as u64) as usize;
+        let start = match source.in_memory(0, length) {
+            Some(start) => Cow::Borrowed(start),
+            None => {
+                let mut start = vec![0; length];
+                source.read_exact_at(&mut start, 0).map_err(|source| OpenError::Read { what: "header", source })?;
+                Cow::Owned(start)
+            }
+        };
         let header = Header::parse(&start)?;
         let table = Table::check(&header, size_bytes)?;
         let mut objects = read_table(&source, &table, &start)?;
+        drop(start);
         find_problems(&mut objects, &table, size_bytes);
         Ok(Self { source, size_bytes, header, objects })
     }

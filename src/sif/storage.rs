@@ -14,6 +14,12 @@ pub trait ReadAt {
 
     /// The size in bytes, of what is open and not of what a path names now.
     fn size(&self) -> io::Result<u64>;
+
+    /// The `length` bytes at `offset`, where they are in memory already.
+    fn in_memory(&self, offset: u64, length: usize) -> Option<&[u8]> {
+        let _ = (offset, length);
+        None
+    }
 }
 
 /// Writes at an offset.

@@ -118,6 +118,10 @@ impl<'r> Cursor<'r> {
     }
 
     pub(super) fn array<const N: usize>(&mut self) -> Result<[u8; N], SquashfsError> {
+        if let Some(&bytes) = self.rest()?.first_chunk() {
+            self.position.offset += N;
+            return Ok(bytes);
+        }
         let mut bytes = [0; N];
         self.read(&mut bytes)?;
         Ok(bytes)

@@ -29,6 +29,7 @@ pub use directory::{Directory, DirectoryEntry, ListingPosition, NAME_BYTES_MAX};
 pub use error::SquashfsError;
 pub use file::{BlockBytes, Piece};
 pub use inode::{Inode, InodeRef};
+pub use lookup::PathReader;
 pub use reader::{Ahead, InodeReader, Reader};
 pub use source::{Bytes, ReadAt};
 pub use superblock::{Compression, SUPERBLOCK_BYTES, Superblock, SuperblockError};

@@ -599,11 +599,12 @@ fn attach_root(mount: OwnedFd) -> Result<OwnedFd, PerformError> {
     Ok(mount)
 }
 
-/// Lists the root once: the kernel then knows every name at the top, and asks the server for none of them again.
+/// Lists the beginning of the root once: the kernel then knows these names, and asks the server for none of them again.
 fn prime(root: &OwnedFd) {
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-    if let Ok(mut directory) = nix::dir::Dir::openat(root, ".", flags, Mode::empty()) {
-        directory.iter().for_each(drop);
+    if let Ok(directory) = openat(root, ".", flags, Mode::empty()) {
+        // What is not known is asked for later.
+        let _ = sys::list_beginning(directory.as_fd());
     }
 }
 

@@ -847,6 +847,8 @@ pub fn list_xattrs_followed(path: &std::path::Path) -> std::io::Result<Vec<u8>> 
 pub struct ArenaFirst;
 
 const ARENA_BYTES: usize = 1 << 20;
+/// What C programs expect of an allocator, and code that packs C structures into bytes relies on.
+const ALIGNMENT_MIN: usize = 16;
 /// Larger pieces are not worth the arena's space.
 const PIECE_MAX: usize = 64 << 10;
 
@@ -859,24 +861,28 @@ unsafe impl Sync for Arena {}
 static ARENA: Arena = Arena(std::cell::UnsafeCell::new([0; ARENA_BYTES]));
 /// Bytes of the arena that have been given out.
 static ARENA_USED: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
+/// The end of the part that was ever given out.
+static ARENA_TOUCHED: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
 
 impl ArenaFirst {
-    /// Takes `layout` from the arena; `None` when it does not fit.
-    fn take(layout: std::alloc::Layout) -> Option<*mut u8> {
-        use std::sync::atomic::Ordering::Relaxed;
+    /// Takes `layout` from the arena, and tells whether it was never used before, so that it holds zeros; `None` when
+    /// it does not fit.
+    fn take(layout: std::alloc::Layout) -> Option<(*mut u8, bool)> {
+        use std::sync::atomic::Ordering::{AcqRel, Acquire};
         if layout.size() > PIECE_MAX || layout.align() > 4096 {
             return None;
         }
-        let mut start = 0;
+        let (mut start, mut end) = (0, 0);
         // A failure means that there is no room: the arena is used up.
         ARENA_USED
-            .fetch_update(Relaxed, Relaxed, |used| {
-                start = used.checked_next_multiple_of(layout.align())?;
-                let end = start.checked_add(layout.size())?;
+            .fetch_update(AcqRel, Acquire, |used| {
+                start = used.checked_next_multiple_of(layout.align().max(ALIGNMENT_MIN))?;
+                end = start.checked_add(layout.size())?;
                 (end <= ARENA_BYTES).then_some(end)
             })
             .ok()?;
-        Some(ARENA.0.get().cast::<u8>().wrapping_add(start))
+        let fresh = ARENA_TOUCHED.fetch_max(end, AcqRel) <= start;
+        Some((ARENA.0.get().cast::<u8>().wrapping_add(start), fresh))
     }
 
     /// Where `pointer` lies in the arena, if it does.
@@ -887,9 +893,10 @@ impl ArenaFirst {
 
     /// Moves the end of the piece at `start` from `end` to `new_end`, if it is the last piece.
     fn resize_last(start: usize, end: usize, new_end: usize) -> bool {
-        use std::sync::atomic::Ordering::Relaxed;
+        use std::sync::atomic::Ordering::{AcqRel, Acquire};
         debug_assert!(start <= new_end);
-        new_end <= ARENA_BYTES && ARENA_USED.compare_exchange(end, new_end, Relaxed, Relaxed).is_ok()
+        ARENA_TOUCHED.fetch_max(new_end, AcqRel);
+        new_end <= ARENA_BYTES && ARENA_USED.compare_exchange(end, new_end, AcqRel, Acquire).is_ok()
     }
 }
 
@@ -900,9 +907,23 @@ impl ArenaFirst {
 unsafe impl std::alloc::GlobalAlloc for ArenaFirst {
     unsafe fn alloc(&self, layout: std::alloc::Layout) -> *mut u8 {
         match Self::take(layout) {
-            Some(piece) => piece,
+            Some((piece, _)) => piece,
             // SAFETY: the caller keeps the contract of `alloc`, which is the same.
             None => unsafe { std::alloc::System.alloc(layout) },
+        }
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: std::alloc::Layout) -> *mut u8 {
+        match Self::take(layout) {
+            Some((piece, true)) => piece,
+            Some((piece, false)) => {
+                // SAFETY: the piece is ours and has this size.
+                unsafe { std::ptr::write_bytes(piece, 0, layout.size()) };
+                piece
+            }
+            // Fresh pages of the kernel are zero already: nothing touches them here.
+            // SAFETY: the caller keeps the contract of `alloc_zeroed`, which is the same.
+            None => unsafe { std::alloc::System.alloc_zeroed(layout) },
         }
     }
 
@@ -938,6 +959,18 @@ unsafe impl std::alloc::GlobalAlloc for ArenaFirst {
         }
         new
     }
+}
+
+// ---- directories ----
+
+/// Reads the first entries of an open directory and forgets them: the kernel then knows them.
+pub fn list_beginning(directory: std::os::fd::BorrowedFd<'_>) -> nix::Result<()> {
+    use std::os::fd::AsRawFd;
+    let mut buffer = [0u8; 16 << 10];
+    // SAFETY: the kernel writes at most `buffer.len()` bytes to `buffer`, which outlives the call.
+    let result =
+        unsafe { libc::syscall(libc::SYS_getdents64, directory.as_raw_fd(), buffer.as_mut_ptr(), buffer.len()) };
+    nix::errno::Errno::result(result).map(drop)
 }
 
 // ---- quotas ----
