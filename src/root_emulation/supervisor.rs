@@ -299,8 +299,12 @@ impl Supervisor {
         let status = status_of(&directory)?;
         let seen = seen(&status).with(self.record(&directory, &status));
         let (uid, gid) = owners_of_new(&identity, seen);
-        let umask = self.target(caller).umask()?;
-        Ok(Some(New { directory, name, uid, gid, umask, ends_in_slash: reference.ends_in_slash() }))
+        Ok(Some(New { directory, name, uid, gid, ends_in_slash: reference.ends_in_slash() }))
+    }
+
+    /// The permissions of a file that the caller makes.
+    fn mode_of_new(&self, caller: Caller<'_>, asked: u32) -> Result<Mode, Errno> {
+        Ok(Mode::from_bits_truncate(asked & 0o7777 & !self.target(caller).umask()?))
     }
 
     /// Whether the kernel makes a new file with the right owners.
@@ -325,8 +329,9 @@ impl Supervisor {
             return CONTINUE;
         }
         let Some(new) = self.place_of_new(caller, name)?.filter(New::is_not_of_root) else { return CONTINUE };
+        let mode = self.mode_of_new(caller, mode)?;
         caller.check()?;
-        mkdirat(&new.directory, new.name.as_c_str(), new.mode(mode))?;
+        mkdirat(&new.directory, new.name.as_c_str(), mode)?;
         self.remember_new(&new, None)?;
         DONE
     }
@@ -357,8 +362,9 @@ impl Supervisor {
         let asked = OFlag::from_bits_retain(flags);
         // Only a new file: to open another could take for ever.
         let flags = asked | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
+        let mode = self.mode_of_new(caller, mode)?;
         caller.check()?;
-        let descriptor = match openat(&new.directory, new.name.as_c_str(), flags, new.mode(mode)) {
+        let descriptor = match openat(&new.directory, new.name.as_c_str(), flags, mode) {
             Err(Errno::EEXIST) if !asked.contains(OFlag::O_EXCL) => return CONTINUE,
             answer => answer?,
         };
@@ -382,13 +388,14 @@ impl Supervisor {
         if device.is_some() && self.scope == Scope::Everything && !self.identity(caller.thread).is_root() {
             return Err(Errno::EPERM);
         }
-        caller.check()?;
         let kind = SFlag::from_bits_truncate(mode & libc::S_IFMT);
-        let made = mknodat(&new.directory, new.name.as_c_str(), kind, new.mode(mode), number.into());
+        let mode = self.mode_of_new(caller, mode)?;
+        caller.check()?;
+        let made = mknodat(&new.directory, new.name.as_c_str(), kind, mode, number.into());
         match made {
             Err(Errno::EPERM) if device.is_some() => {
                 let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC;
-                openat(&new.directory, new.name.as_c_str(), flags, new.mode(mode))?;
+                openat(&new.directory, new.name.as_c_str(), flags, mode)?;
                 self.remember_new(&new, device)?;
             }
             made => {
@@ -585,17 +592,12 @@ struct New {
     name: CString,
     uid: u32,
     gid: u32,
-    umask: u32,
     ends_in_slash: bool,
 }
 
 impl New {
     fn is_not_of_root(&self) -> bool {
         (self.uid, self.gid) != (0, 0)
-    }
-
-    fn mode(&self, asked: u32) -> Mode {
-        Mode::from_bits_truncate(asked & 0o7777 & !self.umask)
     }
 }
 
