@@ -21,6 +21,18 @@ pub const SOURCE_DATE_EPOCH: &str = "SOURCE_DATE_EPOCH";
 /// Whole name: how many processors Slurm gives a task; the kernel enforces it only where tasks are bound.
 pub const SLURM_CPUS_PER_TASK: &str = "SLURM_CPUS_PER_TASK";
 
+/// Whole names: which accelerators programs are to use, in the words of their vendors.
+pub const NVIDIA_VISIBLE_DEVICES: &str = "NVIDIA_VISIBLE_DEVICES";
+pub const CUDA_VISIBLE_DEVICES: &str = "CUDA_VISIBLE_DEVICES";
+pub const CUDA_DEVICE_ORDER: &str = "CUDA_DEVICE_ORDER";
+pub const ROCR_VISIBLE_DEVICES: &str = "ROCR_VISIBLE_DEVICES";
+
+/// Whole name: a directory of pipes that programs share an NVIDIA GPU by.
+pub const CUDA_MPS_PIPE_DIRECTORY: &str = "CUDA_MPS_PIPE_DIRECTORY";
+
+/// Whole names: of how many ranks a process is one, as Open MPI, MPICH's Hydra and Slurm's steps say it.
+pub const RANK_COUNTS: [&str; 3] = ["OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS"];
+
 /// Splits a variable's name into the rank of its prefix in [`PREFIXES`] and its key.
 pub fn key_of(name: &[u8]) -> Option<(usize, &[u8])> {
     PREFIXES.iter().enumerate().find_map(|(rank, prefix)| {

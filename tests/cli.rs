@@ -57,10 +57,10 @@ fn what_is_not_there_yet_says_so() {
     check("sifu", &["pull", "docker://alpine"], 255, "", "FATAL:   the command `sifu pull` is not there yet");
     check(
         "sifu",
-        &["exec", "--nv", "a.sif", "true"],
+        &["exec", "--compat32", "a.sif", "true"],
         255,
         "",
-        "FATAL:   the option `--nv` of `sifu exec` is not there yet",
+        "FATAL:   the option `--compat32` of `sifu exec` is not there yet",
     );
 }
 

@@ -14,6 +14,7 @@ mod corrupt;
 mod doctor;
 mod environment;
 mod exec;
+mod gpu;
 mod image;
 mod inspect;
 mod rooms;

@@ -16,14 +16,16 @@ use starter::perform::{Launched, PerformError, Stage};
 use starter::plan::{Command, Emulation, LaunchPlan, Node};
 use starter::supervise::end_alike;
 
+use super::accelerators;
 use crate::conf::{self, SiteConfig};
+use crate::gpu::{BindKind, GpuBinds};
 use crate::host::facts::{Attempt, FuseDevice, HostFacts};
 use crate::host::{self, What, switches};
 use crate::image::extract::{self, Survey};
 use crate::image::{self, Image, ImageKind};
 use crate::launch::binds::Bind;
 use crate::launch::diagnosis;
-use crate::launch::environment::{self, Action, EnvFile, Environment, EnvironmentFacts, Output, ShellProgram};
+use crate::launch::environment::{self, Action, EnvFile, Environment, EnvironmentFacts, Output, Pair, ShellProgram};
 use crate::launch::layout::{self, LayoutFacts, Root};
 use crate::launch::mount_method::{MountMethod, fuse_errno, mount_method};
 use crate::launch::plan::{self, Parts, PlanError};
@@ -131,12 +133,15 @@ fn prepare(request: &LaunchRequest, purpose: Purpose) -> Result<Prepared, Failur
     let security = plan::security(request).map_err(|error| failure(&error))?;
     let binds = layout::user_binds(request).map_err(|error| failure(&error))?;
 
+    let accelerators = accelerators::prepare(request, &site, Some(image.root()))?;
+    let mut paths = layout::sources(request, &site, &binds).map_err(|error| failure(&error))?;
+    paths.extend(accelerators.binds.iter().map(|bind| bind.source.clone()));
     let host = host::observe(&What {
         subordinate_ids: request.fakeroot,
         mounts: site.mount_hostfs,
         terminal: request.contain,
         fuse: !is_directory && !request.unsquash,
-        paths: layout::sources(request, &site, &binds).map_err(|error| failure(&error))?,
+        paths,
     });
     let who = plan::who(request, &site, &host, &security).map_err(|error| failure(&error))?;
     let method = mount_method(image.facts.kind, host.fuse, request.unsquash, request.strict, switches::observe)
@@ -187,6 +192,7 @@ fn prepare(request: &LaunchRequest, purpose: Purpose) -> Result<Prepared, Failur
         host: &host,
         binds: &binds,
         images: &bound_images,
+        accelerators: &accelerators,
         uid: who.uid,
         gid: who.gid,
     })
@@ -215,7 +221,7 @@ fn prepare(request: &LaunchRequest, purpose: Purpose) -> Result<Prepared, Failur
         }
     };
     let facts = EnvironmentFacts {
-        host: std::env::vars_os().map(|(name, value)| (name.into_vec(), value.into_vec())).collect(),
+        host: host_variables(&accelerators),
         env_files: read_env_files(request)?,
         image_path: image.facts.path.as_bytes().to_vec(),
         image_name: image.facts.name.clone(),
@@ -225,11 +231,16 @@ fn prepare(request: &LaunchRequest, purpose: Purpose) -> Result<Prepared, Failur
         uid: who.uid,
         gid: who.gid,
         instance: None,
-        libraries_bound: false,
+        libraries_bound: accelerators.binds.iter().any(|bind| bind.kind == BindKind::Library),
         covered: laid_out.covered.clone(),
     };
+    // What a device sets is as strong as --env, and an --env of the user's own comes after it.
+    let with_devices = LaunchRequest {
+        env: accelerators.environment.iter().chain(&request.env).cloned().collect(),
+        ..request.clone()
+    };
     let (evaluated, notices) =
-        environment::environment(request, &facts, &action, image.root()).map_err(|error| failure(&error))?;
+        environment::environment(&with_devices, &facts, &action, image.root()).map_err(|error| failure(&error))?;
     for notice in &notices {
         if notice.is_information() { report::info(notice) } else { report::warning(notice) }
     }
@@ -255,6 +266,13 @@ fn prepare(request: &LaunchRequest, purpose: Purpose) -> Result<Prepared, Failur
     let parts = Parts { who, layout: laid_out, command, environment: variables, seccomp, emulation, remove: unpacked };
     let plan = plan::assemble(request, &site, parts).map_err(|error| failure(&error))?;
     Ok(Prepared::Ready(Box::new(Ready { plan, images, output, fuse: host.fuse })))
+}
+
+/// The caller's variables, those that number accelerators as the container counts them.
+fn host_variables(accelerators: &GpuBinds) -> Vec<Pair> {
+    let recounted = |name: &[u8]| accelerators.recounted.iter().find(|(found, _)| found == name);
+    let variables = std::env::vars_os().map(|(name, value)| (name.into_vec(), value.into_vec()));
+    variables.map(|(name, value)| recounted(&name).cloned().unwrap_or((name, value))).collect()
 }
 
 fn allowed_kind(site: &SiteConfig, kind: ImageKind) -> Result<(), Failure> {

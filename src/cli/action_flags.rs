@@ -343,15 +343,8 @@ pub const ACTION: &[Flag] = &[
     .hidden(),
     Flag::later("ignore-userns", None, "").keys(&["IGNORE_USERNS"]),
     // Accelerators.
-    Flag::later("nv", None, GPU).keys(&["NV"]),
-    Flag::later("no-nv", None, NO_GPU).keys(&["NV_OFF", "NO_NV"]).quiet_variable(),
-    Flag::later("nvccli", None, GPU).keys(&["NVCCLI"]),
-    Flag::later("rocm", None, GPU).keys(&["ROCM"]),
-    Flag::later("no-rocm", None, NO_GPU).keys(&["ROCM_OFF", "NO_ROCM"]).quiet_variable(),
     Flag::later("compat32", None, GPU).keys(&["COMPAT32"]),
     Flag::later("intel-hpu", None, GPU).keys(&["INTEL_HPU"]),
-    Flag::later("device", Some("LIST"), GPU),
-    Flag::later("cdi-dirs", Some("LIST"), GPU),
     // Limits.
     Flag::later("apply-cgroups", Some("FILE"), LIMIT).keys(&["APPLY_CGROUPS"]),
     Flag::later("cpus", Some("NUMBER"), LIMIT).keys(&["CPUS"]),
@@ -379,6 +372,48 @@ pub const ACTION: &[Flag] = &[
     Flag::later("no-https", None, REMOTE).aliases(&["nohttps"]).keys(&["NOHTTPS", "NO_HTTPS"]).quiet_variable(),
 ];
 
+/// The flags that bring accelerators in; those of every action verb and of `gpu explain`.
+pub const ACCELERATORS: &[Flag] = &[
+    Flag::switch("nv", |said, on| said.launch.nv = on, "Bring in the host's NVIDIA driver: libraries, programs, devices")
+        .keys(&["NV"])
+        .category(Category::Gpu),
+    Flag::switch("no-nv", |said, on| said.launch.no_nv = on, "Leave NVIDIA's driver out, whatever the site does")
+        .keys(&["NV_OFF", "NO_NV"])
+        .category(Category::Gpu),
+    Flag::switch("nvccli", |said, on| said.launch.nvccli = on, "Same as --nv; no program of NVIDIA's is needed")
+        .keys(&["NVCCLI"])
+        .category(Category::Gpu),
+    Flag::switch("rocm", |said, on| said.launch.rocm = on, "Bring in the host's AMD driver: libraries, programs, devices")
+        .keys(&["ROCM"])
+        .category(Category::Gpu),
+    Flag::switch("no-rocm", |said, on| said.launch.no_rocm = on, "Leave AMD's driver out, whatever the site does")
+        .keys(&["ROCM_OFF", "NO_ROCM"])
+        .category(Category::Gpu),
+    Flag::text(
+        "gpus",
+        "LIST",
+        |said, list| said.launch.gpus = Some(list),
+        "Show these GPUs only: numbers, NUMBER:INSTANCE for parts made by MIG, identifiers, all or none; brings --nv where \
+         --rocm is not said",
+    )
+    .keys(&["GPUS"])
+    .category(Category::Gpu),
+    Flag::list(
+        "device",
+        "LIST",
+        |said, names| said.launch.devices.extend(names),
+        "Bring in devices by their CDI names, VENDOR/CLASS=NAME",
+    )
+    .category(Category::Gpu),
+    Flag::list(
+        "cdi-dirs",
+        "LIST",
+        |said, directories| said.launch.cdi_dirs.extend(directories.into_iter().map(os)),
+        "Look for descriptions of CDI devices here (default /etc/cdi,/var/run/cdi); a later directory is stronger",
+    )
+    .category(Category::Gpu),
+];
+
 /// The flags of `shell` alone.
 pub const SHELL: &[Flag] = &[Flag::text(
     "shell",
@@ -390,7 +425,6 @@ pub const SHELL: &[Flag] = &[Flag::text(
 .keys(&["SHELL"])];
 
 const GPU: &str = "Bind the driver's libraries and devices with --bind.";
-const NO_GPU: &str = "Leave it out: no accelerator is brought in by itself.";
 const LIMIT: &str = "Set the limit around the whole command, with ulimit, systemd-run or the batch system.";
 const REMOTE: &str =
     "Only images in local files and directories can be opened; fetch the image first with another tool.";

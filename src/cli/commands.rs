@@ -1,6 +1,6 @@
 //! The tree of verbs: names, words, flags, texts, and the function behind each.
 
-use super::action_flags::{ACTION, SHELL, request};
+use super::action_flags::{ACCELERATORS, ACTION, SHELL, request};
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
 use std::process::ExitCode;
@@ -27,8 +27,8 @@ const ROOT_EXAMPLES: &[(&str, &str)] = &[
     ("sifu doctor", "Tell what this machine allows, and how to cure what it does not"),
 ];
 
-const OF_ACTION: &[&[Flag]] = &[ACTION];
-const OF_SHELL: &[&[Flag]] = &[SHELL, ACTION];
+const OF_ACTION: &[&[Flag]] = &[ACTION, ACCELERATORS];
+const OF_SHELL: &[&[Flag]] = &[SHELL, ACTION, ACCELERATORS];
 
 const VERBS: &[Command] = &[
     BUILD,
@@ -47,6 +47,7 @@ const VERBS: &[Command] = &[
     Command::later("delete", "", "Delete an image from a library"),
     DOCTOR,
     EXEC,
+    GPU,
     HELP,
     INSPECT,
     Command::later(
@@ -252,6 +253,20 @@ const DOCTOR: Command = Command::verb("doctor", doctor, "Tell what this machine 
 
 const DOCTOR_FLAGS: &[&[Flag]] =
     &[&[Flag::switch("json", |said, on| said.doctor.json = on, "Print JSON").short('j').keys(&["JSON"])]];
+
+const GPU: Command = Command::group("gpu", GPU_VERBS, "Tell what containers get of the host's GPUs");
+
+const GPU_VERBS: &[Command] = &[Command::verb("explain", gpu_explain, "List what a container would get, with the reasons")
+    .flags(&[ACCELERATORS])
+    .words(&[], Rest::Words("IMAGE"))
+    .text(
+        "Lists libraries, programs, files and devices of the host, what is hidden or left out, and why, for NVIDIA and AMD, or \
+         as the options say. With an image its C library and its own libraries count.",
+        &[
+            ("sifu gpu explain", "See what --nv and --rocm find on this host"),
+            ("sifu gpu explain --nv --gpus 0 image.sif", "See what a command line would bring into an image"),
+        ],
+    )];
 
 const HELP: Command = Command::new("help", Does::Help, "Explain a command")
     .words(&[], Rest::Words("COMMAND"))
@@ -562,6 +577,13 @@ fn build(said: Said) -> Result<ExitCode, Failure> {
 
 fn doctor(said: Said) -> Result<ExitCode, Failure> {
     super::doctor::run(said.doctor.json).map(ExitCode::from)
+}
+
+fn gpu_explain(said: Said) -> Result<ExitCode, Failure> {
+    if said.words.len() > 1 {
+        return Err(Failure::usage("one image at most can be explained"));
+    }
+    answer(|out| super::accelerators::explain(&request(Verb::Exec, said), out))
 }
 
 fn inspect_image(said: Said) -> Result<ExitCode, Failure> {

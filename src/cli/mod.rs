@@ -3,6 +3,7 @@
 //! `flags` says what a flag and a verb are, `action_flags` and `commands` hold the tables, `parse` reads a command line by
 //! them, `help`, `man` and `completion` write texts from them. Every verb has a function of its own in the file of its name.
 
+pub mod accelerators;
 pub mod action;
 pub mod action_flags;
 pub mod applet;

@@ -840,12 +840,25 @@ mod tests {
     }
 
     #[test]
+    fn accelerators_are_asked_for_by_flags_and_variables() {
+        let line = "exec --nv --gpus 0,2:1 --device a.com/b=x,a.com/b=y --cdi-dirs /d1,/d2 a.sif true";
+        check(line, &[("APPTAINER_ROCM", "1"), ("APPTAINER_NO_NV", "1")], |request| {
+            request.nv = true;
+            request.no_nv = true;
+            request.rocm = true;
+            request.gpus = Some(b"0,2:1".to_vec());
+            request.devices = vec![b"a.com/b=x".to_vec(), b"a.com/b=y".to_vec()];
+            request.cdi_dirs = vec!["/d1".into(), "/d2".into()];
+        });
+    }
+
+    #[test]
     fn flags_of_later_versions_fail_and_say_what_to_do() {
         check_error(
-            "exec --nv a.sif true",
+            "exec --compat32 a.sif true",
             &[],
             255,
-            "the option `--nv` of `sifu exec` is not there yet in this version",
+            "the option `--compat32` of `sifu exec` is not there yet in this version",
         );
         check_error(
             "exec -o d a.sif true",
@@ -853,17 +866,16 @@ mod tests {
             255,
             "the option `-o` of `sifu exec` is not there yet in this version",
         );
-        let failure = parsed("exec --nv a.sif true", &[]).order.unwrap_err().failure();
+        let failure = parsed("exec --compat32 a.sif true", &[]).order.unwrap_err().failure();
         assert_eq!(failure.hints, ["Bind the driver's libraries and devices with --bind."]);
     }
 
     #[test]
     fn variables_of_later_flags_warn_where_the_container_differs() {
         let notes = |name, value| parsed("exec a.sif true", &[(name, value)]).notes;
-        let warning =
-            "the environment variable `APPTAINER_NV` has no effect: the option `--nv` is not there yet in this version";
-        assert_eq!(notes("APPTAINER_NV", "1"), [Note::Warning(warning.into())]);
-        assert_eq!(notes("APPTAINER_NV", "0"), []);
+        let warning = "the environment variable `APPTAINER_COMPAT32` has no effect: the option `--compat32` is not there yet in this version";
+        assert_eq!(notes("APPTAINER_COMPAT32", "1"), [Note::Warning(warning.into())]);
+        assert_eq!(notes("APPTAINER_COMPAT32", "0"), []);
         assert_eq!(notes("APPTAINER_DISABLE_CACHE", "1"), []);
     }
 

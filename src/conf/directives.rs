@@ -36,6 +36,8 @@ pub struct SiteConfig {
     pub allow_container_extfs: bool,
     pub allow_container_dir: bool,
     pub root_default_capabilities: RootCapabilities,
+    pub always_use_nv: bool,
+    pub always_use_rocm: bool,
 }
 
 /// How `/dev` is made where nothing contains it.
@@ -100,6 +102,8 @@ impl Default for SiteConfig {
             allow_container_extfs: true,
             allow_container_dir: true,
             root_default_capabilities: RootCapabilities::Full,
+            always_use_nv: false,
+            always_use_rocm: false,
         }
     }
 }
@@ -412,6 +416,18 @@ pub static DIRECTIVES: &[Directive] = &[
             }
         }),
     },
+    yes_no(
+        "always use nv",
+        NO,
+        |site, v| site.always_use_nv = is_yes(v),
+        "Whether every container gets NVIDIA's driver where this host has it, as with --nv.",
+    ),
+    yes_no(
+        "always use rocm",
+        NO,
+        |site, v| site.always_use_rocm = is_yes(v),
+        "Whether every container gets AMD's driver where this host has it, as with --rocm.",
+    ),
     no_effect("allow setuid", Allowed::YesNo, YES, NO_SETUID),
     no_effect("allow setuid-mount encrypted", Allowed::YesNo, YES, NO_SETUID),
     no_effect("allow setuid-mount squashfs", Allowed::OneOf(&["yes", "no", "iflimited"]), &["iflimited"], NO_SETUID),
@@ -437,9 +453,7 @@ pub static DIRECTIVES: &[Directive] = &[
     no_effect("mksquashfs mem", Allowed::Text, &[], "sifu packs images itself"),
     no_effect("sync writable extfs", Allowed::YesNo, NO, LATER),
     no_effect("enable fusemount", Allowed::YesNo, YES, LATER),
-    no_effect("always use nv", Allowed::YesNo, NO, LATER),
-    no_effect("always use rocm", Allowed::YesNo, NO, LATER),
-    no_effect("use nvidia-container-cli", Allowed::YesNo, NO, LATER),
+    no_effect("use nvidia-container-cli", Allowed::YesNo, NO, "--nv needs no program of NVIDIA's"),
     no_effect("cni configuration path", Allowed::Text, &[], LATER),
     no_effect("cni plugin path", Allowed::Text, &[], LATER),
     no_effect("systemd cgroups", Allowed::YesNo, YES, LATER),

@@ -89,6 +89,19 @@ pub fn read(given: Option<&Path>) -> Result<Option<Settings>, ConfError> {
     }
 }
 
+/// Reads the file called `name` beside the configuration that [`load`] takes; `None` where there is none.
+pub fn read_beside(given: Option<&Path>, name: &str) -> Result<Option<(PathBuf, Vec<u8>)>, ConfError> {
+    let Some(path) = given.map(Path::to_owned).or_else(installed_path).map(|path| path.with_file_name(name)) else {
+        return Ok(None);
+    };
+    match read_bounded(&path) {
+        Ok(Some(text)) => Ok(Some((path, text))),
+        Ok(None) => Err(ConfError::TooLong { path }),
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(None),
+        Err(source) => Err(ConfError::Read { path, source }),
+    }
+}
+
 fn warn(path: &Path, unknown: &[UnknownDirective]) {
     for directive in unknown {
         crate::report::warning(format!("{}: {directive}", path.display()));

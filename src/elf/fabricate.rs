@@ -42,11 +42,6 @@ impl Library<'_> {
         if self.wide() { 64 + 2 * 56 } else { 52 + 2 * 32 }
     }
 
-    /// The version needs follow the headers.
-    pub fn version_needs_offset(&self) -> usize {
-        self.header_bytes()
-    }
-
     fn put(&self, out: &mut Vec<u8>, number: u64, size: usize) {
         if self.big_endian {
             out.extend(&number.to_be_bytes()[8 - size..]);

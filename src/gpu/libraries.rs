@@ -21,6 +21,8 @@ pub const DIRECTORY: &str = "/.singularity.d/libs";
 pub struct Judged {
     pub name: Vec<u8>,
     pub path: HostPath,
+    /// Whether the list asks for it only where the image has none.
+    pub if_missing: bool,
     pub verdict: Verdict,
 }
 
@@ -95,7 +97,8 @@ pub fn judge(list: &[Wanted], host: &[HostLibrary], machine: u16, image: &ImageL
                 }
                 left_out => left_out,
             };
-            judged.push(Judged { name: library.name.clone(), path: library.path.clone(), verdict });
+            let (name, path) = (library.name.clone(), library.path.clone());
+            judged.push(Judged { name, path, if_missing: *if_missing, verdict });
         }
     }
     leave_out_dependents(&mut judged, host, image);

@@ -5,9 +5,11 @@
 //! ```text
 //! nvidia-smi              a program
 //! libcuda.so              a library, with any version behind the name
-//! libGL.so if-missing     a library that an image with one of the same name keeps its own of
+//! libGL.so if-missing     a library for images that have none of this name, where the driver is there
 //! /run/some/socket        a file, directory or socket
 //! ```
+//!
+//! The first library stands for the driver: a host that has neither it nor a device of the vendor has no driver.
 
 use std::fmt;
 
@@ -30,6 +32,14 @@ pub enum Wanted {
     },
     /// Shown in the container at the same path.
     Path(ContainerPath),
+}
+
+/// Returns the library that stands for the driver: the first one of a list.
+pub fn driver(list: &[Wanted]) -> Option<&[u8]> {
+    list.iter().find_map(|wanted| match wanted {
+        Wanted::Library { name, .. } => Some(&name[..]),
+        Wanted::Program(_) | Wanted::Path(_) => None,
+    })
 }
 
 /// Reads a list.

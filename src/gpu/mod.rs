@@ -18,6 +18,7 @@ use std::fmt;
 
 use starter::paths::{ContainerPath, HostPath};
 
+use crate::elf::is_version_of;
 use crate::host::facts::{Gpu, GpuHostFacts, Node, PathKind, Vendor};
 use crate::image::facts::ImageLibraries;
 use crate::report::Hint;
@@ -54,6 +55,8 @@ pub struct GpuBinds {
     pub links: Vec<(ContainerPath, Vec<u8>)>,
     /// Modes of directories in `/dev`.
     pub modes: Vec<(ContainerPath, u32)>,
+    /// Variables of the caller whose numbers count anew: what they are to hold where the container gets them.
+    pub recounted: Vec<(Vec<u8>, Vec<u8>)>,
     /// Variables to set in the container.
     pub environment: Vec<(Vec<u8>, Vec<u8>)>,
     /// Libraries that are left out, with the reason.
@@ -117,7 +120,7 @@ pub struct Hidden {
 /// What a user may have to know.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Notice {
-    /// Nothing of what was asked for is on this host.
+    /// This host has no driver of the vendor's.
     NothingFound(Vendor),
     /// The image's C library is too old for some libraries.
     LeftOut {
@@ -135,7 +138,8 @@ impl Notice {
     /// Whether it is worth a warning; the others are for those who want to know more.
     pub fn is_warning(&self) -> bool {
         match self {
-            Self::NothingFound(_) | Self::LeftOut { .. } | Self::NoGpu => true,
+            Self::NothingFound(_) | Self::NoGpu => true,
+            Self::LeftOut { first, .. } => !first.if_missing,
             Self::Remark(remark) => matches!(remark, Remark::NoSuch { .. }),
             Self::Device(remark) => remark.is_warning(),
         }
@@ -146,10 +150,10 @@ impl fmt::Display for Notice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NothingFound(Vendor::Nvidia) => {
-                f.write_str("--nv: this host has no NVIDIA driver: neither its libraries nor its devices were found")
+                f.write_str("--nv: this host has no NVIDIA driver: neither its library nor its devices were found")
             }
             Self::NothingFound(Vendor::Amd) => {
-                f.write_str("--rocm: this host has no AMD driver: neither its libraries nor its devices were found")
+                f.write_str("--rocm: this host has no AMD driver: neither its library nor its devices were found")
             }
             Self::LeftOut { count, first } => {
                 let name = String::from_utf8_lossy(&first.name);
@@ -206,14 +210,17 @@ pub fn plan(
     let asked = [(Vendor::Nvidia, request.nvidia, &lists.nvidia), (Vendor::Amd, request.amd, &lists.amd)];
     let mut wish = request.gpus.as_ref();
     for (vendor, _, list) in asked.into_iter().filter(|(_, asked, _)| *asked) {
-        let before = binds.binds.len();
-        binds.add_libraries(list, host, image);
-        binds.add_listed(list, host);
-        binds.add_control_devices(vendor, host);
         let gpus: Vec<&Gpu> = host.gpus.iter().filter(|gpu| gpu.vendor == vendor).collect();
-        if gpus.is_empty() && binds.binds.len() == before {
+        if has_driver(vendor, list, host) {
+            binds.add_libraries(list, host, image);
+        } else {
+            // What else the list names may be there for other reasons: the dispatchers of OpenGL are on every desktop.
+            let own = list.iter().filter(|wanted| !matches!(wanted, Wanted::Library { if_missing: true, .. }));
+            binds.add_libraries(&own.cloned().collect::<Vec<_>>(), host, image);
             binds.notices.push(Notice::NothingFound(vendor));
         }
+        binds.add_listed(list, host);
+        binds.add_control_devices(vendor, host);
         if gpus.iter().any(|gpu| gpu.accessible()) {
             // The numbers of --gpus count the accelerators of one vendor.
             let selection =
@@ -225,6 +232,14 @@ pub fn plan(
         binds.notices.push(Notice::NoGpu);
     }
     Ok(binds)
+}
+
+/// Whether the host has a device of the vendor's or the library that stands for the driver.
+fn has_driver(vendor: Vendor, list: &[Wanted], host: &GpuHostFacts) -> bool {
+    let is_driver = |name: &[u8]| list::driver(list).is_some_and(|driver| is_version_of(name, driver));
+    host.gpus.iter().any(|gpu| gpu.vendor == vendor)
+        || host.control.iter().any(|(found, _)| *found == vendor)
+        || host.libraries.iter().any(|library| is_driver(&library.name))
 }
 
 impl GpuBinds {
@@ -242,10 +257,14 @@ impl GpuBinds {
                 reason: "in the list, and the image can load it".to_owned(),
             }));
         }
-        let matters: Vec<&Judged> = left_out
+        let mut matters: Vec<&Judged> = left_out
             .iter()
             .filter(|library| matches!(&library.verdict, Verdict::LeftOut(why) if why.matters()))
             .collect();
+        // What an image can do without is worth a word only where nothing else is.
+        if matters.iter().any(|library| !library.if_missing) {
+            matters.retain(|library| !library.if_missing);
+        }
         if let Some(&first) = matters.first() {
             self.notices.push(Notice::LeftOut { count: matters.len(), first: Box::new(first.clone()) });
         }
@@ -282,7 +301,8 @@ impl GpuBinds {
     fn add_gpus(&mut self, gpus: &[&Gpu], selection: Selection) {
         let Selection { shares, origin, environment, remarks } = selection;
         for (number, (gpu, share)) in gpus.iter().zip(&shares).enumerate() {
-            let label = format!("GPU {number}, {}", String::from_utf8_lossy(&gpu.id));
+            let id = String::from_utf8_lossy(&gpu.id);
+            let label = if id.is_empty() { format!("GPU {number}") } else { format!("GPU {number}, {id}") };
             let shown = *share != Share::Nothing;
             for node in &gpu.nodes {
                 self.add_or_hide(node, shown, &label, origin);
@@ -303,7 +323,7 @@ impl GpuBinds {
         }
         let shown: Vec<ContainerPath> = self.binds.iter().map(|bind| bind.target.clone()).collect();
         self.hidden.retain(|hidden| !shown.contains(&hidden.path));
-        self.environment.extend(environment.into_iter().map(|(name, value)| (name.as_bytes().to_vec(), value)));
+        self.recounted.extend(environment.into_iter().map(|(name, value)| (name.as_bytes().to_vec(), value)));
         self.notices.extend(remarks.into_iter().map(Notice::Remark));
     }
 

@@ -33,6 +33,7 @@ fn workstation() -> GpuHostFacts {
         libraries: vec![
             library("libcuda.so.1", &Library { glibc_needs: &["GLIBC_2.14"], ..Library::default() }),
             library("libGL.so.1", &Library { glibc_needs: &["GLIBC_9.99"], ..Library::default() }),
+            library("libnvidia-ml.so.1", &Library { glibc_needs: &["GLIBC_9.99"], ..Library::default() }),
         ],
         programs: BTreeMap::from([(b"nvidia-smi".to_vec(), HostPath::new("/opt/bin/nvidia-smi"))]),
         files: BTreeMap::from([
@@ -94,10 +95,18 @@ fn a_container_gets_what_it_can_use() {
     ]);
     let planned = check(&nv(), &workstation(), &expected, &[]);
     let said: Vec<String> = planned.notices.iter().map(ToString::to_string).collect();
-    let expected = "1 library of the host can't work in this image and is left out: libGL.so.1 (needs glibc 9.99, the \
-                    image has 2.31)";
+    let expected = "1 library of the host can't work in this image and is left out: libnvidia-ml.so.1 (needs glibc \
+                    9.99, the image has 2.31)";
     assert_eq!(said, [expected]);
     assert!(planned.notices[0].is_warning());
+}
+
+#[test]
+fn what_an_image_can_do_without_is_no_warning() {
+    let mut host = workstation();
+    host.libraries.pop();
+    let [notice] = &planned(&nv(), &host).notices[..] else { panic!("one notice") };
+    assert!(notice.to_string().contains("libGL.so.1") && !notice.is_warning());
 }
 
 #[test]
@@ -153,6 +162,22 @@ fn a_host_without_the_driver_is_worth_a_warning_and_no_failure() {
 }
 
 #[test]
+fn libraries_that_other_programs_use_too_come_with_the_driver_only() {
+    let request = GpuRequest { amd: true, ..nv() };
+    let glvnd = library("libEGL.so.1", &Library::default());
+    let host = GpuHostFacts { machine: 62, libraries: vec![glvnd.clone()], ..GpuHostFacts::default() };
+    let planned = check(&request, &host, &[], &[]);
+    assert_eq!(planned.notices, [Notice::NothingFound(Vendor::Nvidia), Notice::NothingFound(Vendor::Amd)]);
+    let driver = library("libcuda.so.1", &Library::default());
+    let host = GpuHostFacts { libraries: vec![glvnd, driver], ..host };
+    let expected = [
+        "library /usr/lib/libcuda.so.1.570 /.singularity.d/libs/libcuda.so.1",
+        "library /usr/lib/libEGL.so.1.570 /.singularity.d/libs/libEGL.so.1",
+    ];
+    check(&nv(), &host, &expected, &[]);
+}
+
+#[test]
 fn both_vendors_can_be_asked_for_and_numbers_count_the_first_that_is_there() {
     let mut host = GpuHostFacts { machine: 62, ..GpuHostFacts::default() };
     host.control = vec![(Vendor::Amd, node("/dev/kfd"))];
@@ -169,7 +194,7 @@ fn both_vendors_can_be_asked_for_and_numbers_count_the_first_that_is_there() {
     let request = GpuRequest { nvidia: true, amd: true, gpus: None, variables };
     let binds = ["device /dev/kfd /dev/kfd", "device /dev/dri/renderD129 /dev/dri/renderD129"];
     let planned = check(&request, &host, &binds, &["/dev/dri/renderD128"]);
-    assert_eq!(planned.environment, [(b"ROCR_VISIBLE_DEVICES".to_vec(), b"0".to_vec())]);
+    assert_eq!(planned.recounted, [(b"ROCR_VISIBLE_DEVICES".to_vec(), b"0".to_vec())]);
     assert_eq!(planned.notices, [Notice::NothingFound(Vendor::Nvidia)]);
     let request = GpuRequest { gpus: Wish::parse(b"0"), ..request };
     let binds = ["device /dev/kfd /dev/kfd", "device /dev/dri/renderD128 /dev/dri/renderD128"];

@@ -41,11 +41,13 @@ pub struct AcceleratorQuery {
     pub amd: bool,
     /// Names up to `.so`.
     pub libraries: Vec<Vec<u8>>,
+    /// Those of `libraries` that stand for their drivers.
+    pub drivers: Vec<Vec<u8>>,
     pub programs: Vec<Vec<u8>>,
     pub paths: Vec<HostPath>,
     /// `PATH`.
     pub search_path: Vec<u8>,
-    /// `LD_LIBRARY_PATH`, which counts where the cache has nothing.
+    /// `LD_LIBRARY_PATH`, which counts where the cache lacks a driver.
     pub library_path: Vec<u8>,
 }
 
@@ -141,7 +143,8 @@ impl Host<'_> {
             .collect();
         let mut directories: Vec<PathBuf> = OTHER_DIRECTORIES.iter().map(PathBuf::from).collect();
         // The modules of a cluster put dozens of directories there, on a file system far away.
-        if found.is_empty() {
+        let known = |driver: &Vec<u8>| found.iter().any(|(name, _)| is_version_of(name, driver));
+        if !query.drivers.iter().all(known) {
             directories.extend(directories_of(&query.library_path));
         }
         for directory in directories {
@@ -427,11 +430,12 @@ mod tests {
     }
 
     #[test]
-    fn the_library_path_counts_where_the_cache_has_nothing() {
+    fn the_library_path_counts_where_the_cache_lacks_the_driver() {
         let library = Library::default().to_bytes();
         let host = FabricatedHost::new(&[("etc/ld.so.cache", b"broken"), ("opt/nv/libcuda.so.1", &library)]);
         let query = AcceleratorQuery {
             libraries: vec![b"libcuda.so".to_vec()],
+            drivers: vec![b"libcuda.so".to_vec()],
             library_path: b"relative:/opt/none:/opt/nv".to_vec(),
             ..AcceleratorQuery::default()
         };

@@ -14,6 +14,7 @@ use super::accounts::{self, Inside};
 use super::binds::{Bind, BindError, parse_list};
 use super::request::LaunchRequest;
 use crate::conf::{MountDev, SiteConfig};
+use crate::gpu::{GpuBind, GpuBinds};
 use crate::host::facts::{HostFacts, Mount, PathFacts, PathKind, WorkingDirectory};
 use crate::report::Hint;
 use crate::tree::lookup::{self, Kind, Lookup, LookupError};
@@ -48,6 +49,8 @@ pub struct LayoutFacts<'a> {
     pub binds: &'a [Bind],
     /// For each of `binds`: the image server connection, and whether the source is a directory there.
     pub images: &'a [Option<(usize, bool)>],
+    /// What the host's accelerators bring; [`HostFacts::paths`] holds its sources.
+    pub accelerators: &'a GpuBinds,
     /// Ids inside.
     pub uid: u32,
     pub gid: u32,
@@ -280,6 +283,7 @@ pub fn layout(facts: &LayoutFacts) -> Result<Layout, LayoutError> {
     builder.temporary_directories()?;
     builder.scratch_directories()?;
     builder.generated_files(&home)?;
+    builder.accelerators()?;
     let nested_binds = builder.user_binds()?;
     builder.current_directory()?;
     let directories = builder.directories(&home)?;
@@ -764,6 +768,91 @@ impl Builder<'_> {
             }
             Root::Writable(_) => self.put(path.clone(), None, false, Step::File { target: path, mode: 0o644, content }),
         }
+    }
+
+    // ---- accelerators ----
+
+    fn accelerators(&mut self) -> Result<(), LayoutError> {
+        let facts = self.facts;
+        let whole_dev = self.placed.iter().any(|placed| placed.target.as_bytes() == b"/dev" && placed.source.is_some());
+        if !whole_dev {
+            for (path, mode) in &facts.accelerators.modes {
+                if self.below_a_mount(path) {
+                    let node = Node { path: path.clone(), mode: *mode, content: NodeContent::Directory };
+                    self.steps.push(Step::Make { node, need: Need::Optional });
+                }
+            }
+        }
+        for bind in &facts.accelerators.binds {
+            let as_on_the_host = bind.source.as_bytes() == bind.target.as_bytes();
+            if !(whole_dev && as_on_the_host && bind.target.starts_with(&ContainerPath::fixed("/dev"))) {
+                self.accelerator_bind(bind)?;
+            }
+        }
+        for hidden in facts.accelerators.hidden.iter().filter(|_| whole_dev) {
+            // An empty file that nobody may open: drivers pass over devices that they can't open.
+            let target = hidden.path.clone();
+            self.put(target.clone(), None, false, Step::File { target, mode: 0, content: Vec::new() });
+        }
+        for (path, content) in &facts.accelerators.files {
+            self.generate_itself(path, content.clone())?;
+        }
+        for (path, target) in &facts.accelerators.links {
+            self.accelerator_link(path, target)?;
+        }
+        Ok(())
+    }
+
+    fn accelerator_bind(&mut self, bind: &GpuBind) -> Result<(), LayoutError> {
+        let said = || format!("{} ({})", bind.source, bind.reason);
+        let is_directory = match self.facts.host.paths.get(&bind.source).map(|facts| facts.kind) {
+            Some(PathKind::Absent { errno }) if bind.required => {
+                return Err(LayoutError::Source { said: said(), path: bind.source.clone(), errno });
+            }
+            None | Some(PathKind::Absent { .. }) => return Ok(()),
+            Some(kind) => kind == PathKind::Directory,
+        };
+        let place = match self.place(&bind.target, is_directory)? {
+            Ok(place) => place,
+            Err(problem) if bind.required => {
+                return Err(LayoutError::Destination { said: said(), target: bind.target.clone(), problem });
+            }
+            Err(problem) => {
+                self.notices.push(Notice::Skipped { target: bind.target.clone(), problem });
+                return Ok(());
+            }
+        };
+        let (source, target) = (bind.source.clone(), place.path.clone());
+        let need = if bind.required { Need::Required } else { Need::Optional };
+        let step = if bind.device() {
+            Step::Device { source, target, need }
+        } else {
+            let access = if bind.read_only() { Access::ReadOnly } else { Access::ReadWrite };
+            Step::Bind { source, target, access, need, create: place.create }
+        };
+        self.put(place.path, Some(bind.source.clone()), is_directory, step);
+        Ok(())
+    }
+
+    /// Plans a symbolic link where there is nothing.
+    fn accelerator_link(&mut self, path: &ContainerPath, target: &[u8]) -> Result<(), LayoutError> {
+        let content = NodeContent::Symlink(target.to_vec());
+        if self.below_a_mount(path) {
+            let node = Node { path: path.clone(), mode: 0o777, content };
+            self.steps.push(Step::Make { node, need: Need::Optional });
+            return Ok(());
+        }
+        let Ok(resolved) = self.resolve(path)? else { return Ok(()) };
+        let taken = self.nodes.iter().any(|node| node.path == resolved.path);
+        if taken || resolved.last_was_link || resolved.stat.is_some() {
+            return Ok(());
+        }
+        if matches!(self.facts.root, Root::Writable(_)) {
+            self.notices.push(Notice::Skipped { target: path.clone(), problem: PlaceProblem::Missing });
+        } else if self.kind_of(&resolved.existing)? == Some(Kind::Directory) {
+            self.nodes.push(Node { path: resolved.path, mode: 0o777, content });
+        }
+        Ok(())
     }
 
     // ---- what the user adds ----

@@ -108,6 +108,19 @@ pub struct LaunchRequest {
     pub security: Vec<Vec<u8>>,
     pub no_privs: bool,
 
+    pub nv: bool,
+    pub no_nv: bool,
+    pub rocm: bool,
+    pub no_rocm: bool,
+    /// `--nvccli`: means what `--nv` means.
+    pub nvccli: bool,
+    /// `--gpus`: which accelerators, unparsed.
+    pub gpus: Option<Vec<u8>>,
+    /// `--device`: names of CDI devices.
+    pub devices: Vec<Vec<u8>>,
+    /// `--cdi-dirs`: where to look for their descriptions; empty for the usual directories.
+    pub cdi_dirs: Vec<OsString>,
+
     /// `--app`: the SCIF app.
     pub app: Option<Vec<u8>>,
     /// `--shell`: the program that [`Verb::Shell`] starts.
