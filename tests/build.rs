@@ -9,7 +9,7 @@ use sifu::image;
 use sifu::tree::{Body, Options, Owners, from_directory};
 use starter::paths::HostPath;
 
-use crate::need::{APPTAINER, BUSYBOX, FUSE, ORDINARY, ROOT, UNSQUASHFS, lacks};
+use crate::need::{APPTAINER, BUSYBOX, FUSE, ORDINARY, ROOT, SQUASHFUSE, UNSQUASHFS, lacks};
 use crate::support::{Scratch, find_program, sifu, static_busybox};
 
 /// A directory with everything that an ordinary user can make and that images often get wrong.
@@ -159,6 +159,67 @@ fn the_kernel_mounts_what_the_directory_holds() {
         let mounted = Mounted(scratch.path().join("mounted"));
         check_same(&expected, &tree_of(&mounted.0));
     }
+}
+
+#[test]
+fn squashfuse_serves_what_the_directory_holds() {
+    if lacks(&[SQUASHFUSE, FUSE, ROOT]) {
+        return;
+    }
+    let scratch = Scratch::new();
+    let expected = tree_of(&odd_directory(&scratch));
+    fs::create_dir(scratch.path().join("served")).expect("a scratch directory");
+    for compressor in COMPRESSORS {
+        build(&["-F", "--mksquashfs-args", compressor, "image.sif", "root"], scratch.path());
+        let image = image::open(scratch.path().join("image.sif").as_os_str()).expect("an image");
+        let options = format!("offset={}", image.facts.root.expect("a partition").offset_bytes);
+        run("squashfuse", &["-o", &options, "image.sif", "served"], scratch.path());
+        let served = Mounted(scratch.path().join("served"));
+        // It counts names by itself, so that a second name of a file may look like a file of its own.
+        let files = |lines: Vec<String>| -> Vec<String> { lines.into_iter().filter(|line| !is_linked(line)).collect() };
+        check_same(&files(expected.clone()), &files(tree_of(&served.0)));
+    }
+}
+
+/// Whether a line of a tree is of the file that has two names.
+fn is_linked(line: &str) -> bool {
+    line.starts_with("/bin/second") || line.starts_with("/etc/name ")
+}
+
+#[test]
+fn the_kernel_shows_the_xattrs_and_owners_of_the_directory() {
+    if lacks(&[ROOT]) {
+        return;
+    }
+    let scratch = Scratch::new();
+    let top = odd_directory(&scratch);
+    let capability = ["-n", "security.capability", "-v", "0x0100000200040000000000000000000000000000", "etc/name"];
+    let has_setfattr = find_program("setfattr").is_some();
+    if has_setfattr {
+        run("setfattr", &["-n", "user.origin", "-v", "here", "noise"], &top);
+        run("setfattr", &capability, &top);
+    } else {
+        eprintln!("skipped in part: needs setfattr");
+    }
+    std::os::unix::fs::lchown(top.join("dangling"), Some(12), Some(70_000)).expect("an owner");
+    let as_found = |directory: &Path| {
+        let walked = from_directory(
+            &HostPath::new(directory),
+            &Options { owners: Owners::AsFound, remembered: Default::default() },
+        )
+        .expect("a tree");
+        walked.tree.dump().expect("contents").lines().map(str::to_owned).collect::<Vec<_>>()
+    };
+    let expected = as_found(&top);
+    assert_eq!(expected.iter().any(|line| line.contains("user.origin")), has_setfattr);
+    assert!(expected.iter().any(|line| line.contains("12:70000")));
+    build(&["image.sif", "root"], scratch.path());
+    let image = image::open(scratch.path().join("image.sif").as_os_str()).expect("an image");
+    let options = format!("loop,ro,offset={}", image.facts.root.expect("a partition").offset_bytes);
+    fs::create_dir(scratch.path().join("mounted")).expect("a scratch directory");
+    run("mount", &["-t", "squashfs", "-o", &options, "image.sif", "mounted"], scratch.path());
+    let mounted = Mounted(scratch.path().join("mounted"));
+    check_same(&expected, &as_found(&mounted.0));
 }
 
 #[test]

@@ -36,6 +36,8 @@ pub const SOURCES: Need = Need { name: "sources", ask: has_sources };
 pub const SIFU: Need = Need { name: "sifu", ask: || is_there(&support::sifu_path().with_file_name("starter")) };
 /// The tools of SquashFS itself.
 pub const UNSQUASHFS: Need = Need { name: "unsquashfs", ask: || has_program("unsquashfs") };
+/// Another program that serves SquashFS.
+pub const SQUASHFUSE: Need = Need { name: "squashfuse", ask: || has_program("squashfuse") };
 /// The packer of SquashFS itself.
 pub const MKSQUASHFS: Need = Need { name: "mksquashfs", ask: || has_program("mksquashfs") };
 /// An installed Apptainer, to run what sifu made.
