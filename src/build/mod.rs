@@ -178,7 +178,8 @@ fn repack(image: &LocalImage, request: &Request, say: &mut dyn FnMut(Note)) -> R
     };
     if request.form == Form::Sandbox {
         say(Note::Doing("Creating sandbox directory..."));
-        let left_out = unpack::unpack(&tree, target.make_directory()?)?.left_out;
+        drop(target.make_directory()?);
+        let left_out = unpack::unpack(&tree, &HostPath::new(target.directory_path()))?.left_out;
         warn_of_left_out(left_out, say);
         return target.finish();
     }

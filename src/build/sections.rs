@@ -9,6 +9,7 @@ use super::rootfs::Rootfs;
 use super::seal::{POST_ENVIRONMENT, POST_LABELS, app_directory};
 use crate::def::Script;
 use crate::env_names::PREFIXES;
+use nix::unistd::geteuid;
 use starter::paths::{ContainerPath, HostPath};
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStringExt;
@@ -25,7 +26,6 @@ pub struct RunOptions {
     pub rocm: bool,
     /// For `%test`: changes are possible, and go away.
     pub writable_tmpfs: bool,
-    pub ignore_subuid: bool,
     /// Files that `%post` can read, and the image does not hold.
     pub secrets: Vec<Secret>,
 }
@@ -145,7 +145,7 @@ fn run_in(
 ) -> Result<ExitStatus, BuildError> {
     let failed = |source| BuildError::Start { section, source };
     let mut child = Command::new(std::env::current_exe().map_err(failed)?);
-    child.args(arguments(access, options)).arg(rootfs).args(command);
+    child.args(arguments(access, geteuid().is_root(), options)).arg(rootfs).args(command);
     // What the caller's variables ask of a container is not meant for those of a build.
     for (name, _) in std::env::vars_os() {
         let bytes = name.clone().into_vec();
@@ -160,19 +160,23 @@ fn run_in(
     child.status().map_err(failed)
 }
 
-/// The words before the image.
-fn arguments(access: Access, options: &RunOptions) -> Vec<OsString> {
-    let mut words: Vec<OsString> =
-        ["exec", "--fakeroot", "--cleanenv", "--no-home", "--cwd", "/"].map(Into::into).into();
+/// The words before the image. Root is root; for others root is emulated, even where a range of ids could be mapped: so files
+/// belong to the caller, who can pack and remove them, and their owners are remembered.
+fn arguments(access: Access, is_root: bool, options: &RunOptions) -> Vec<OsString> {
+    let mut words: Vec<OsString> = ["exec", "--cleanenv", "--no-home", "--cwd", "/"].map(Into::into).into();
     let mut say = |word: &str| words.push(word.into());
     say("--no-mount");
     say("home,cwd,bind-paths");
+    if !is_root {
+        say("--fakeroot");
+        say("--ignore-subuid");
+    }
     match access {
         Access::Writable => say("--writable"),
         Access::Discarded => say("--writable-tmpfs"),
         Access::ReadOnly => {}
     }
-    for (is_on, flag) in [(options.nv, "--nv"), (options.rocm, "--rocm"), (options.ignore_subuid, "--ignore-subuid")] {
+    for (is_on, flag) in [(options.nv, "--nv"), (options.rocm, "--rocm")] {
         if is_on {
             say(flag);
         }
@@ -261,7 +265,7 @@ mod tests {
         let secrets = vec![Secret::parse(b"id=token,src=/x").expect("a secret")];
         let options = RunOptions { secrets, nv: true, binds: vec!["/a:/b".into()], ..RunOptions::default() };
         let words = |access| -> Vec<String> {
-            arguments(access, &options).iter().map(|word| word.to_string_lossy().into_owned()).collect()
+            arguments(access, false, &options).iter().map(|word| word.to_string_lossy().into_owned()).collect()
         };
         let has = |words: &[String], word: &str| words.iter().any(|known| known == word);
         let post = words(Access::Writable);
@@ -270,6 +274,8 @@ mod tests {
         let test = words(Access::ReadOnly);
         assert!(!has(&test, "--writable") && !test.iter().any(|word| word.contains("secrets")));
         assert!(has(&words(Access::Discarded), "--writable-tmpfs"));
+        let as_root = arguments(Access::Writable, true, &options);
+        assert!(has(&post, "--fakeroot") && !as_root.iter().any(|word| word == "--fakeroot"));
     }
 
     #[test]

@@ -156,12 +156,10 @@ impl Stages<'_> {
     }
 
     fn unpack(&mut self, tree: &Tree, path: &Path) -> Result<(), BuildError> {
-        let failed = |source| BuildError::Target { doing: "open", path: HostPath::new(path), source };
         self.doing("Unpacking the file system...");
-        let left_out = unpack::unpack(tree, File::open(path).map_err(failed)?.into())?.left_out;
+        let left_out = unpack::unpack(tree, &HostPath::new(path))?.left_out;
         if left_out > 0 {
-            let warning = format!("{left_out} device nodes and sockets are left out: an ordinary user can't make them");
-            (self.say)(Note::Warning(&warning));
+            (self.say)(Note::Warning(&format!("{left_out} sockets of the image are left out")));
         }
         Ok(())
     }

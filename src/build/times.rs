@@ -13,9 +13,9 @@ use nix::fcntl::AT_FDCWD;
 use nix::sys::stat::{UtimensatFlags, utimensat};
 use nix::sys::time::TimeSpec;
 use starter::paths::HostPath;
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, Permissions};
 use std::io;
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 /// Gives everything below `directory` that is newer than `latest` (seconds since 1970) this time.
@@ -25,9 +25,15 @@ pub fn clamp(directory: &Path, latest: i64) -> Result<(), BuildError> {
         move |source| BuildError::Target { doing: "set the time of", path, source }
     };
     let mut pending = vec![directory.to_owned()];
-    // Directories get their time when nothing in them is changed any more.
+    // Directories get their time, and their mode again, when nothing in them is changed any more.
     let mut directories = Vec::new();
     while let Some(path) = pending.pop() {
+        let metadata = path.symlink_metadata().map_err(failed(&path))?;
+        let mode = metadata.mode() & 0o7777;
+        let is_closed = mode & 0o500 != 0o500;
+        if is_closed {
+            std::fs::set_permissions(&path, Permissions::from_mode(mode | 0o700)).map_err(failed(&path))?;
+        }
         for entry in std::fs::read_dir(&path).map_err(failed(&path))? {
             let entry = entry.map_err(failed(&path))?;
             let below = entry.path();
@@ -41,11 +47,14 @@ pub fn clamp(directory: &Path, latest: i64) -> Result<(), BuildError> {
             }
             set_time(&below, metadata.mtime(), latest).map_err(failed(&below))?;
         }
-        directories.push(path);
+        directories.push((path, metadata.mtime(), is_closed.then_some(mode)));
     }
-    for path in directories.iter().rev() {
-        let metadata = path.symlink_metadata().map_err(failed(path))?;
-        set_time(path, metadata.mtime(), latest).map_err(failed(path))?;
+    // Those inside others come later in the list.
+    for (path, mtime, closed) in directories.iter().rev() {
+        set_time(path, *mtime, latest).map_err(failed(path))?;
+        if let Some(mode) = closed {
+            std::fs::set_permissions(path, Permissions::from_mode(*mode)).map_err(failed(path))?;
+        }
     }
     Ok(())
 }
@@ -114,7 +123,14 @@ mod tests {
         write(&cache.join("old.cpython-312.pyc"), &compiled(0, 500), 2001);
         write(&cache.join("hashed.cpython-312.pyc"), &compiled(1, 2000), 2001);
         write(&cache.join("alone.cpython-312.pyc"), &compiled(0, 2000), 2001);
+        let closed = top.join("closed");
+        std::fs::create_dir(&closed).unwrap();
+        write(&closed.join("file"), b"x", 2000);
+        std::fs::set_permissions(&closed, Permissions::from_mode(0o600)).unwrap();
         clamp(&top, 1000).unwrap();
+        assert_eq!(closed.symlink_metadata().unwrap().mode() & 0o777, 0o600);
+        std::fs::set_permissions(&closed, Permissions::from_mode(0o700)).unwrap();
+        assert_eq!(closed.join("file").symlink_metadata().unwrap().mtime(), 1000);
         let mtime = |name: &str| top.join(name).symlink_metadata().unwrap().mtime();
         assert_eq!([mtime("lib"), mtime("lib/new.py"), mtime("lib/old.py")], [1000, 1000, 500]);
         let stamp = |name: &str| {

@@ -1,24 +1,27 @@
 //! Writes a [`Tree`] into an empty directory.
 //!
 //! One thread makes the entries, several fill the files. Every entry is made by a descriptor of its directory, and must be
-//! new: no symbolic link is ever followed. An ordinary user's files are the user's own; what such a user can't make (device
-//! nodes, sockets) is left out and counted. Directories get their mode and time when everything in them is made.
+//! new: no symbolic link is ever followed. Directories get their mode and time when everything in them is made.
+//!
+//! An ordinary user's files are the user's own. Who owns them in the tree, device nodes (which become empty files) and
+//! extended attributes are remembered in a file beside them, so that they are there again when the directory is packed.
 
 use super::BuildError;
+use crate::remembered::{self, Device, FileId, Generation, Journal, Record, generation_of};
 use crate::report::cause;
 use crate::tree::{Attributes, Body, Content, InodeId, Tree};
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat};
-use nix::sys::stat::{Mode, SFlag, UtimensatFlags, fchmod, futimens, mkdirat, mknodat, utimensat};
+use nix::sys::stat::{Mode, SFlag, UtimensatFlags, fchmod, fstatat, futimens, mkdirat, mknodat, utimensat};
 use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, Uid, fchown, fchownat, geteuid, linkat, symlinkat};
 use starter::paths::HostPath;
 use std::collections::HashMap;
-use std::ffi::OsStr;
+use std::ffi::{CString, OsStr};
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -56,12 +59,17 @@ impl std::error::Error for UnpackError {}
 /// What was left out.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Unpacked {
-    /// Device nodes and sockets.
+    /// Sockets, which belong to a program that is not there.
     pub left_out: u64,
 }
 
-/// Writes all of `tree` into `directory`, which gets the mode and time of its root.
-pub fn unpack(tree: &Tree, directory: OwnedFd) -> Result<Unpacked, BuildError> {
+/// Writes all of `tree` into `directory`, which is empty and gets the mode and time of its root.
+pub fn unpack(tree: &Tree, directory: &HostPath) -> Result<Unpacked, BuildError> {
+    let opened = File::open(directory).map_err(|source| BuildError::Target {
+        doing: "open",
+        path: directory.clone(),
+        source,
+    })?;
     const JOBS_WAITING: usize = 64;
     const WORKERS_MAX: usize = 8;
     let workers = std::thread::available_parallelism().map_or(1, usize::from).min(WORKERS_MAX);
@@ -81,13 +89,35 @@ pub fn unpack(tree: &Tree, directory: OwnedFd) -> Result<Unpacked, BuildError> {
             failure: &failure,
             linked: HashMap::new(),
             unpacked: Unpacked::default(),
+            records: Vec::new(),
         };
-        maker.make(directory).map(|()| maker.unpacked)
+        maker.make(opened.into()).map(|()| (maker.unpacked, maker.records))
     });
     match failure.first.into_inner().unwrap_or_else(PoisonError::into_inner) {
         Some(error) => Err(error.into()),
-        None => Ok(made?),
+        None => {
+            let (unpacked, records) = made?;
+            remember(directory, records)?;
+            Ok(unpacked)
+        }
     }
+}
+
+/// Writes down what the files are in the tree, where the directory can't say it.
+fn remember(directory: &HostPath, records: Vec<(FileId, Generation, Record)>) -> Result<(), BuildError> {
+    if records.is_empty() {
+        return Ok(());
+    }
+    let path = remembered::of_sandbox(directory.as_path());
+    if let Some(parent) = path.as_path().parent() {
+        let made = std::fs::create_dir_all(parent);
+        made.map_err(|source| BuildError::Target { doing: "make", path: HostPath::new(parent), source })?;
+    }
+    let mut journal = Journal::open(&path)?;
+    for (file, generation, record) in records {
+        journal.set(file, generation, record)?;
+    }
+    Ok(())
 }
 
 /// The first thing that went wrong in any thread.
@@ -153,6 +183,7 @@ struct Maker<'t, 'f> {
     /// The first name of each inode that has several, and its directory.
     linked: HashMap<InodeId, (InodeId, Vec<u8>)>,
     unpacked: Unpacked,
+    records: Vec<(FileId, Generation, Record)>,
 }
 
 /// A directory whose entries are being made.
@@ -222,6 +253,7 @@ impl<'t> Maker<'t, '_> {
             Body::Directory => {
                 mkdirat(directory, name_os, Mode::S_IRWXU).map_err(failed("make"))?;
                 let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+                self.remember(directory.as_fd(), name, id).map_err(failed("examine"))?;
                 return openat(directory, name_os, flags, Mode::empty()).map(Some).map_err(failed("open"));
             }
             Body::File(content) => {
@@ -231,6 +263,7 @@ impl<'t> Maker<'t, '_> {
                     fchown(&file, Some(Uid::from_raw(inode.uid)), Some(Gid::from_raw(inode.gid)))
                         .map_err(failed("give its owner to"))?;
                 }
+                self.remember(directory.as_fd(), name, id).map_err(failed("examine"))?;
                 let job = Job { file: File::from(file), content, mode, time, path: path.to_vec() };
                 // Fails only when every worker is gone, and then the failure says why.
                 let _ = self.jobs.send(job);
@@ -245,12 +278,18 @@ impl<'t> Maker<'t, '_> {
                 let kind = if is_char { SFlag::S_IFCHR } else { SFlag::S_IFBLK };
                 mknodat(directory, name_os, kind, mode, *number).map_err(failed("make"))?;
             }
-            Body::CharDevice(_) | Body::BlockDevice(_) | Body::Socket => {
+            Body::CharDevice(_) | Body::BlockDevice(_) => {
+                let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+                let file = openat(directory, name_os, flags, Mode::S_IRUSR | Mode::S_IWUSR).map_err(failed("make"))?;
+                fchmod(&file, mode).map_err(failed("make"))?;
+            }
+            Body::Socket => {
                 self.unpacked.left_out += 1;
                 self.linked.remove(&id);
                 return Ok(None);
             }
         }
+        self.remember(directory.as_fd(), name, id).map_err(failed("examine"))?;
         if self.is_root {
             let (uid, gid) = (Uid::from_raw(inode.uid), Gid::from_raw(inode.gid));
             fchownat(directory, name_os, Some(uid), Some(gid), AtFlags::AT_SYMLINK_NOFOLLOW)
@@ -259,6 +298,29 @@ impl<'t> Maker<'t, '_> {
         utimensat(directory, name_os, &time, &time, UtimensatFlags::NoFollowSymlink)
             .map_err(failed("set the time of"))?;
         Ok(None)
+    }
+
+    /// Notes what the entry that was made is in the tree, where it can't be that.
+    fn remember(&mut self, directory: BorrowedFd<'_>, name: &[u8], id: InodeId) -> Result<(), Errno> {
+        let inode = self.tree.inode(id);
+        if self.is_root {
+            return Ok(());
+        }
+        let device = match inode.body {
+            Body::CharDevice(number) => Some(Device::Char(*number)),
+            Body::BlockDevice(number) => Some(Device::Block(*number)),
+            _ => None,
+        };
+        let xattrs = inode.xattrs.iter().map(|xattr| (xattr.name.clone(), xattr.value.clone())).collect();
+        let owner = |id: u32| (id != 0).then_some(id);
+        let record = Record { uid: owner(inode.uid), gid: owner(inode.gid), mode: None, device, xattrs };
+        if !record.is_empty() {
+            let name = CString::new(name).map_err(|_| Errno::EINVAL)?;
+            let stat = fstatat(directory, name.as_c_str(), AtFlags::AT_SYMLINK_NOFOLLOW)?;
+            let file = FileId { device: stat.st_dev, inode: stat.st_ino };
+            self.records.push((file, generation_of(directory, &name), record));
+        }
+        Ok(())
     }
 
     /// Opens a directory that was made before, by the names that lead to it.
@@ -358,7 +420,7 @@ pub fn restore_modes(tree: &mut Tree, changed: &[(Vec<u8>, u16)]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tree::{Options, Owners, from_directory};
+    use crate::tree::{Options, Owners, Xattr, from_directory};
 
     struct Scratch(std::path::PathBuf);
 
@@ -399,7 +461,7 @@ mod tests {
         tree.link(z, b"again", x).unwrap();
         let expected = tree.dump().unwrap();
         let scratch = Scratch::new("round");
-        let unpacked = unpack(&tree, File::open(&scratch.0).unwrap().into()).unwrap();
+        let unpacked = unpack(&tree, &HostPath::new(&*scratch.0)).unwrap();
         assert_eq!(unpacked, Unpacked::default());
         let path = HostPath::new(&*scratch.0);
         let changed = make_readable(&path).unwrap();
@@ -411,17 +473,34 @@ mod tests {
     }
 
     #[test]
-    fn what_an_ordinary_user_can_not_make_is_counted() {
+    fn what_an_ordinary_user_can_not_make_is_remembered() {
         if geteuid().is_root() {
-            println!("skipped: needs an ordinary user (root makes device nodes)");
+            println!("skipped: needs an ordinary user (root makes device nodes, and gives files away)");
             return;
         }
         let mut tree = Tree::new(attributes(0o755));
-        tree.insert(tree.root(), b"null", attributes(0o666), Body::CharDevice(259)).unwrap();
-        tree.insert(tree.root(), b"socket", attributes(0o666), Body::Socket).unwrap();
+        let root = tree.root();
+        let owned = |mode| Attributes { uid: 33, gid: 34, ..attributes(mode) };
+        let capable = || {
+            let xattr = Xattr { name: (*b"security.capability").into(), value: (*b"cap").into() };
+            Attributes { xattrs: vec![xattr], ..attributes(0o755) }
+        };
+        tree.insert(root, b".singularity.d", attributes(0o755), Body::Directory).unwrap();
+        tree.insert(root, b"null", attributes(0o666), Body::CharDevice(259)).unwrap();
+        tree.insert(root, b"www", owned(0o2750), Body::Directory).unwrap();
+        tree.insert(root, b"file", owned(0o600), file(b"x")).unwrap();
+        tree.insert(root, b"link", owned(0o777), Body::Symlink((*b"file").into())).unwrap();
+        tree.insert(root, b"ping", capable(), file(b"y")).unwrap();
+        let expected = tree.dump().unwrap();
+        tree.insert(root, b"socket", attributes(0o666), Body::Socket).unwrap();
         let scratch = Scratch::new("devices");
-        let unpacked = unpack(&tree, File::open(&scratch.0).unwrap().into()).unwrap();
-        assert_eq!(unpacked, Unpacked { left_out: 2 });
+        let path = HostPath::new(&*scratch.0);
+        assert_eq!(unpack(&tree, &path).unwrap(), Unpacked { left_out: 1 });
+        let remembered = std::sync::Arc::new(remembered::read(&remembered::of_sandbox(&scratch.0)).unwrap());
+        let again = from_directory(&path, &Options { owners: Owners::AllRoot, remembered }).unwrap().tree;
+        let times_aside =
+            |dump: &str| dump.lines().filter(|line| !line.starts_with("/.sing")).collect::<Vec<_>>().join("\n");
+        assert_eq!(times_aside(&again.dump().unwrap()), times_aside(&expected));
     }
 
     #[test]
@@ -430,7 +509,7 @@ mod tests {
         tree.insert(tree.root(), b"taken", attributes(0o644), file(b"new")).unwrap();
         let scratch = Scratch::new("taken");
         std::os::unix::fs::symlink("/etc/passwd", scratch.0.join("taken")).unwrap();
-        let error = unpack(&tree, File::open(&scratch.0).unwrap().into()).unwrap_err();
+        let error = unpack(&tree, &HostPath::new(&*scratch.0)).unwrap_err();
         assert_eq!(error.to_string(), "cannot make /taken of the image: file exists");
     }
 }

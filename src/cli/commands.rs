@@ -384,20 +384,11 @@ const BUILD_FLAGS: &[&[Flag]] = &[&[
     .keys(&["TMPDIR"]),
     Flag::switch("no-cleanup", |said, on| said.build.no_cleanup = on, "Keep the files of a build that failed")
         .keys(&["NO_CLEANUP"]),
-    Flag::switch(
-        "ignore-subuid",
-        |said, on| said.build.run.ignore_subuid = on,
-        "Do without the caller's range of subordinate ids",
-    )
-    .keys(&["IGNORE_SUBUID"])
-    .hidden(),
-    Flag::switch(
-        "fakeroot",
-        |_, _| {},
-        "Build as root of the container; builds always do",
-    )
-    .short('f')
-    .keys(&["FAKEROOT"]),
+    // What builds do anyway, as an ordinary user.
+    Flag::switch("fakeroot", |_, _| {}, "Build as root of the container; builds always do").short('f').keys(&["FAKEROOT"]),
+    Flag::switch("ignore-subuid", |_, _| {}, "Do without a range of subordinate ids; builds always do")
+        .keys(&["IGNORE_SUBUID"])
+        .hidden(),
     Flag::later("arch-variant", Some("NAME"), ""),
     Flag::later("encrypt", None, "").short('e'),
     Flag::later("json", None, "Write the definition as text."),
