@@ -11,7 +11,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::need::{BUSYBOX, FUSE, SIFU, USERNS, lacks};
-use crate::support::{Scratch, busybox_image, processes_of, sifu_path, wait};
+use crate::support::{Scratch, busybox_image, parent_of, processes_of, sifu_path, wait};
 
 /// How many starts at a time.
 const LANES: u32 = 8;
@@ -50,7 +50,7 @@ impl OwnSifu {
         sifu
     }
 
-    /// Processes of this sifu: its servers and starters; a command that runs has another executable.
+    /// Processes of this sifu: its servers and starters; a command that runs has another command line.
     fn processes(&self) -> Vec<(i32, String)> {
         processes_of(&[self.bin().join("sifu"), self.bin().join("starter")])
     }
@@ -145,9 +145,10 @@ fn a_thousand_starts_and_kills_leave_no_process_no_mount_and_no_file() {
         // From before the first system call of the start to well after its last.
         std::thread::sleep(Duration::from_micros(u64::from(random % 12_000)));
         if random & (1 << 20) != 0 {
-            // A server of some lane, this one's or another's.
-            if let Some((pid, _)) = sifu.processes().first() {
-                let _ = kill(Pid::from_raw(*pid), Signal::SIGKILL);
+            // The server first. Other lanes' servers have commands that should succeed.
+            let own = |pid: i32| parent_of(pid) == i32::try_from(child.id()).ok();
+            if let Some((pid, _)) = sifu.processes().into_iter().find(|(pid, _)| own(*pid)) {
+                let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
             }
         }
         let _ = child.kill();

@@ -37,6 +37,7 @@ fn check(image: &str, variables: &[Pair], expected: &[&str]) {
     }
 }
 
+const OF_OCI: &str = "PATH=/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin";
 const DEFAULT: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 #[test]
@@ -53,7 +54,9 @@ fn images_of_both_runtimes_need_no_shell() {
     ] {
         let variables = known(image, |_| {});
         check(image, &variables, &expected);
-        check(image, &variables, &[DEFAULT, "LD_LIBRARY_PATH=/.singularity.d/libs", "HOME=/home/ada"]);
+        check(image, &variables, &["LD_LIBRARY_PATH=/.singularity.d/libs", "HOME=/home/ada"]);
+        // The usual directories that the path of an OCI image lacks come after it.
+        check(image, &variables, &[if image == "apptainer/oci.sif" { OF_OCI } else { DEFAULT }]);
     }
 }
 

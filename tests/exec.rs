@@ -7,7 +7,7 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 
 use crate::need::{BUSYBOX, CORPUS, FUSE, Need, ORDINARY, SIFU, SUBUID, USERNS, is_root, lacks};
-use crate::support::{Output, Scratch, busybox_image, busybox_root, shared, sifu};
+use crate::support::{Output, Scratch, busybox_image, busybox_root, shared, sifu, sifu_path};
 
 const START: &[Need] = &[SIFU, USERNS, FUSE, BUSYBOX];
 
@@ -79,19 +79,31 @@ fn the_command_has_the_process_id_that_the_caller_started() {
 #[test]
 fn the_command_has_no_new_privileges_and_no_capabilities() {
     check(&[], "grep NoNewPrivs /proc/self/status", "NoNewPrivs:\t1");
+    if lacks(&[ORDINARY]) {
+        return;
+    }
     let sets = "CapInh:\t0000000000000000\nCapPrm:\t0000000000000000\nCapEff:\t0000000000000000";
     check(&[], "grep -E 'Cap(Inh|Prm|Eff)' /proc/self/status", sets);
     check(&[], "grep -E 'CapAmb' /proc/self/status", "CapAmb:\t0000000000000000");
 }
 
 #[test]
-fn the_command_inherits_three_descriptors() {
+fn the_command_inherits_what_its_caller_opened_for_it_and_no_way_out() {
     if lacks(START) {
         return;
     }
-    // The fourth is the one that `ls` reads the directory by.
-    let arguments = ["exec".as_ref(), busybox_image().as_os_str(), "ls".as_ref(), "/proc/self/fd".as_ref()];
-    assert_eq!(sifu(&arguments).run().quiet_success(), "0\n1\n2\n3");
+    // The shell that stands between has what this process leaves open, and in addition a file and a directory.
+    let list = |opened: &str, command: &str| {
+        let script = format!("{opened}; exec {command} /proc/self/fd");
+        let output = std::process::Command::new("sh").arg("-c").arg(script).output().expect("sh runs");
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect::<std::collections::BTreeSet<_>>()
+    };
+    let inside = format!("{} exec {} ls", sifu_path().display(), busybox_image().display());
+    let of_caller = list("exec 5</dev/null", "ls");
+    assert_eq!(list("exec 5</dev/null", &inside), of_caller);
+    assert!(of_caller.contains("5"));
+    assert_eq!(list("exec 5</dev/null 6</", &inside), of_caller);
 }
 
 /// Prints the mount points that lack `option`. Field 6 of the table has a mount's own options.

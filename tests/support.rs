@@ -2,7 +2,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::io::{Read, Write};
-use std::os::unix::ffi::OsStringExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
@@ -292,17 +292,24 @@ pub fn busybox_image() -> &'static Path {
     })
 }
 
-/// The processes of this user, zombies aside, that execute one of `programs`: id and command line.
+/// The processes, zombies aside, that were started as one of `programs`: id and command line. A process that a program
+/// forked has its command line; another program that it became has not.
 pub fn processes_of(programs: &[PathBuf]) -> Vec<(i32, String)> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir("/proc").expect("/proc can be listed").flatten() {
         let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
-        // Another user's process does not tell its executable, and a zombie has none.
-        let Ok(executable) = std::fs::read_link(entry.path().join("exe")) else { continue };
-        if programs.contains(&executable) {
-            let line = OsString::from_vec(std::fs::read(entry.path().join("cmdline")).unwrap_or_default());
-            found.push((pid, line.to_string_lossy().replace('\0', " ")));
+        // Not by the executable: a server shows it to nobody. A zombie has an empty command line.
+        let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        let first = line.split(|&b| b == 0).next().unwrap_or_default();
+        if programs.iter().any(|program| program.as_os_str().as_bytes() == first) {
+            found.push((pid, OsString::from_vec(line).to_string_lossy().replace('\0', " ")));
         }
     }
     found
+}
+
+/// The id of the process that started the process `pid`.
+pub fn parent_of(pid: i32) -> Option<i32> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    status.lines().find_map(|line| line.strip_prefix("PPid:"))?.trim().parse().ok()
 }

@@ -78,7 +78,8 @@ fn in_child(work: impl FnOnce()) {
 
 /// Whether this machine lets the caller be somebody in a user namespace.
 fn lacks_user_namespaces() -> bool {
-    let pid = sys::fork_child(|| u8::from(nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWUSER).is_err())).unwrap();
+    let pid =
+        sys::fork_child(|| u8::from(nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWUSER).is_err())).unwrap();
     let lacks = sys::wait_status(pid).unwrap() != 0;
     if lacks {
         eprintln!("skipped: needs userns (unshare is refused)");
