@@ -418,7 +418,7 @@ fn announce(survey: &Survey, instead: Option<FuseDevice>, base: &Path) {
         Some(fuse) => {
             let why = diagnosis::explain(Attempt::OpenFuse, fuse_errno(fuse), &switches::observe(), fuse);
             report::warning(format_args!("{why}; {what}"));
-            why.hints().iter().for_each(|hint| report::info(hint));
+            why.hints().iter().for_each(report::info);
         }
     }
 }

@@ -308,7 +308,7 @@ pub fn layout(facts: &LayoutFacts) -> Result<Layout, LayoutError> {
     steps.splice(0..0, std::iter::once(root).chain(layer));
     let invented = if facts.root == Root::Served { nodes } else { Vec::new() };
     let covered = placed.into_iter().map(|placed| placed.target).collect();
-    Ok(Layout { steps, invented, covered, home: home, directories, nested_binds, notices })
+    Ok(Layout { steps, invented, covered, home, directories, nested_binds, notices })
 }
 
 /// What one tmpfs of a session may hold; without a limit of the site the kernel's, half of the memory.

@@ -194,7 +194,7 @@ pub fn launch(
         return Err(PerformError::NoServer);
     }
     let callers_umask = umask(Mode::empty());
-    let restore = plan.umask.map_or(callers_umask, |mask| Mode::from_bits_truncate(mask));
+    let restore = plan.umask.map_or(callers_umask, Mode::from_bits_truncate);
     let reached = (|| {
         become_somebody(&plan.identity)?;
         let fuse = open_fuse(plan)?;
@@ -823,7 +823,7 @@ fn write_new(directory: &OwnedFd, name: &OsStr, mode: u32, content: &[u8]) -> ni
 
 fn enter_directory(
     plan: &LaunchPlan,
-    environment: &mut Vec<(Vec<u8>, Vec<u8>)>,
+    environment: &mut [(Vec<u8>, Vec<u8>)],
     warnings: &mut Vec<Warning>,
 ) -> Result<(), PerformError> {
     let mut first_error = None;

@@ -896,8 +896,11 @@ impl ArenaFirst {
     fn resize_last(start: usize, end: usize, new_end: usize) -> bool {
         use std::sync::atomic::Ordering::{AcqRel, Acquire};
         debug_assert!(start <= new_end);
+        if new_end > ARENA_BYTES {
+            return false;
+        }
         ARENA_TOUCHED.fetch_max(new_end, AcqRel);
-        new_end <= ARENA_BYTES && ARENA_USED.compare_exchange(end, new_end, AcqRel, Acquire).is_ok()
+        ARENA_USED.compare_exchange(end, new_end, AcqRel, Acquire).is_ok()
     }
 }
 
@@ -945,7 +948,7 @@ unsafe impl std::alloc::GlobalAlloc for ArenaFirst {
         };
         let end = start + layout.size();
         let fits = new_size <= layout.size();
-        if (fits || start + new_size <= ARENA_BYTES) && Self::resize_last(start, end, start + new_size) || fits {
+        if Self::resize_last(start, end, start + new_size) || fits {
             return pointer;
         }
         // SAFETY: the caller promises that `new_size` is valid for the layout's alignment.
