@@ -253,8 +253,9 @@ impl Drop for Scratch {
 
 /// The applets that the busybox root has links for.
 const APPLETS: &[&str] = &[
-    "sh", "cat", "echo", "env", "false", "find", "grep", "head", "id", "kill", "ls", "mkdir", "mount", "ps", "pwd",
-    "readlink", "rm", "seq", "sleep", "stat", "stty", "test", "touch", "true", "tty", "umask", "wc",
+    "sh", "cat", "chmod", "chown", "date", "echo", "env", "false", "find", "grep", "head", "id", "kill", "ls", "mkdir",
+    "mknod", "mount", "ps", "pwd", "readlink", "rm", "seq", "sleep", "stat", "stty", "test", "touch", "true", "tty",
+    "umask", "wc",
 ];
 
 /// Makes a root of busybox below `directory`, as a sandbox.

@@ -1,0 +1,273 @@
+//! `sifu build` of definition files: those of `defs/`, and what sections may and may not do.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::Path;
+
+use sifu::def::{BuildArgs, parse};
+use sifu::image;
+
+use crate::need::{APPTAINER, BUSYBOX, FUSE, ORDINARY, SOURCES, USERNS, lacks};
+use crate::support::{Output, Scratch, busybox_image, checkout, find_program, sifu, static_busybox};
+
+/// What a build that runs sections needs.
+fn cannot_build() -> bool {
+    lacks(&[BUSYBOX, USERNS, FUSE])
+}
+
+fn base() -> String {
+    busybox_image().display().to_string()
+}
+
+/// A definition file that begins with a busybox.
+fn definition(scratch: &Scratch, sections: &str) {
+    scratch.file("image.def", &format!("Bootstrap: localimage\nFrom: {}\n\n{sections}", base()));
+}
+
+fn build(scratch: &Scratch, arguments: &[&str]) -> Output {
+    sifu(&[&["build"], arguments].concat()).current_dir(scratch.path()).run()
+}
+
+#[track_caller]
+fn builds(scratch: &Scratch, arguments: &[&str]) -> Output {
+    let output = build(scratch, arguments);
+    assert_eq!(output.code, Some(0), "{output:?}");
+    output
+}
+
+#[track_caller]
+fn says(scratch: &Scratch, arguments: &[&str], expected: &str) {
+    let output = sifu(arguments).current_dir(scratch.path()).run();
+    assert_eq!((output.code, output.stdout.as_str()), (Some(0), expected), "{output:?}");
+}
+
+fn read(path: &Path) -> String {
+    fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+fn names(directory: &Path) -> Vec<String> {
+    let entries = fs::read_dir(directory).expect("a directory");
+    let mut names: Vec<_> = entries.map(|e| e.expect("an entry").file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn every_example_is_understood() {
+    if lacks(&[SOURCES]) {
+        return;
+    }
+    let mut arguments = BuildArgs::default();
+    arguments.add("ACCOUNT", b"me");
+    let directory = checkout().join("defs");
+    let table = read(&directory.join("README.md"));
+    let examples: Vec<_> = names(&directory).into_iter().filter(|name| name.ends_with(".def")).collect();
+    assert!(examples.len() >= 12, "{examples:?}");
+    for name in examples {
+        let definition = parse(read(&directory.join(&name)).as_bytes(), &arguments);
+        let definition = definition.unwrap_or_else(|error| panic!("{name}:{error}"));
+        assert!(definition.warnings.is_empty(), "{name}: {:?}", definition.warnings);
+        assert!(table.contains(&format!("`{name}`")), "{name} has a line in the table");
+    }
+}
+
+#[test]
+fn the_examples_that_need_an_image_are_built_and_run() {
+    if cannot_build() || lacks(&[SOURCES]) {
+        return;
+    }
+    let scratch = Scratch::new();
+    let example = |name: &str| checkout().join("defs").join(name).display().to_string();
+    let argument = format!("BASE={}", base());
+    builds(&scratch, &["--build-arg", &argument, "hello.sif", &example("from-image.def")]);
+    says(&scratch, &["run", "hello.sif", "you"], "hello from you\n");
+    builds(&scratch, &["--build-arg", &argument, "apps.sif", &example("apps.def")]);
+    scratch.file("three", "1\n2\n3\n");
+    says(&scratch, &["run", "--app", "count", "apps.sif", "three"], "3 three\n");
+    says(&scratch, &["run", "--app", "greet", "apps.sif", "you"], "hello you\n");
+    fs::create_dir(scratch.path().join("reference")).expect("a scratch directory");
+    scratch.file("reference/a.fa", "A");
+    scratch.file("reference/b.other", "B");
+    builds(&scratch, &["--build-arg", &argument, "data.sif", &example("data.def")]);
+    says(&scratch, &["exec", "data.sif", "ls", "/data"], "a.fa\n");
+}
+
+#[test]
+fn an_image_of_nothing_but_a_static_program_runs() {
+    if cannot_build() || lacks(&[SOURCES]) {
+        return;
+    }
+    let scratch = Scratch::new();
+    let program = format!("BUSYBOX={}", static_busybox().expect("a busybox").display());
+    let example = checkout().join("defs/busybox-static.def").display().to_string();
+    builds(&scratch, &["--build-arg", &program, "static.sif", &example]);
+    says(&scratch, &["run", "static.sif", "echo", "alone"], "alone\n");
+}
+
+#[test]
+fn the_same_definition_gives_the_same_bytes() {
+    if cannot_build() {
+        return;
+    }
+    let scratch = Scratch::new();
+    scratch.file("input", "input");
+    definition(
+        &scratch,
+        "%files\ninput /input\n%post\ndate > /dev/null\necho made > /made\nmkdir -p /a/b\n%labels\nA b\n",
+    );
+    builds(&scratch, &["one.sif", "image.def"]);
+    std::thread::sleep(std::time::Duration::from_millis(1100));
+    builds(&scratch, &["two.sif", "image.def"]);
+    let bytes = |name: &str| fs::read(scratch.path().join(name)).expect("an image");
+    assert!(bytes("one.sif") == bytes("two.sif"));
+}
+
+#[test]
+fn owners_and_devices_that_sections_make_are_those_of_the_image() {
+    if cannot_build() || lacks(&[ORDINARY]) {
+        return;
+    }
+    let scratch = Scratch::new();
+    definition(
+        &scratch,
+        "%post\ntouch /owned\nchown 3:4 /owned\nmknod /null c 1 3\nmkdir -m 000 /closed\ntouch /closed/in\n",
+    );
+    builds(&scratch, &["image.sif", "image.def"]);
+    let image = image::open(scratch.path().join("image.sif").as_os_str()).expect("an image");
+    let tree = image.partition().expect("a partition").clone().into_tree("image.sif").expect("a tree");
+    let dump = tree.dump().expect("contents");
+    let line =
+        |name: &str| dump.lines().find(|line| line.starts_with(&format!("{name} "))).unwrap_or_default().to_owned();
+    assert!(line("/owned").starts_with("/owned file 0644 3:4"), "{}", line("/owned"));
+    assert!(line("/null").starts_with("/null char"), "{}", line("/null"));
+    assert!(line("/closed").starts_with("/closed directory 0000 0:0"), "{}", line("/closed"));
+    assert!(!line("/closed/in").is_empty());
+}
+
+#[test]
+fn a_secret_is_there_for_post_alone() {
+    if cannot_build() {
+        return;
+    }
+    let scratch = Scratch::new();
+    scratch.file("token", "s3cr3t-file");
+    definition(
+        &scratch,
+        "%arguments\n# secret: WORD\n%post\ntest $(cat /run/secrets/token | wc -c) = 11\ntest $(echo {{ WORD }} | wc -c) = 12\n",
+    );
+    let arguments =
+        ["--secret", "id=token,src=token", "--build-arg", "WORD=s3cr3t-word", "--sandbox", "box", "image.def"];
+    let output = builds(&scratch, &arguments);
+    assert!(!output.stderr.contains("s3cr3t"), "{output:?}");
+    assert!(read(&scratch.path().join("box/.singularity.d/Singularity")).contains("{{ WORD }}"));
+    let mut pending = vec![scratch.path().join("box")];
+    while let Some(directory) = pending.pop() {
+        for entry in fs::read_dir(&directory).expect("a directory").flatten() {
+            let kind = entry.file_type().expect("a kind");
+            if kind.is_dir() {
+                pending.push(entry.path());
+            } else if kind.is_file() {
+                let bytes = fs::read(entry.path()).expect("a file");
+                assert!(!bytes.windows(6).any(|part| part == b"s3cr3t"), "{}", entry.path().display());
+            }
+        }
+    }
+    let missing = build(&scratch, &["--secret", "id=a,src=none", "--build-arg", "WORD=x", "b.sif", "image.def"]);
+    assert!(missing.clean_failure().contains("the secret `a` has no file none"), "{missing:?}");
+}
+
+#[test]
+fn a_section_that_fails_is_named_and_leaves_nothing() {
+    if cannot_build() {
+        return;
+    }
+    let scratch = Scratch::new();
+    definition(&scratch, "%post\nmkdir -p /a/b\nchmod 0 /a\nexit 3\n");
+    let output = build(&scratch, &["image.sif", "image.def"]);
+    assert!(output.clean_failure().contains("%post (line 4) failed with exit code 3"), "{output:?}");
+    assert_eq!((output.code, names(scratch.path())), (Some(255), vec!["image.def".to_owned()]));
+    let kept = build(&scratch, &["--no-cleanup", "image.sif", "image.def"]);
+    assert!(kept.stderr.contains("are kept in"), "{kept:?}");
+    assert_eq!(names(scratch.path()).len(), 2);
+}
+
+#[test]
+fn the_files_of_a_build_are_made_where_tmpdir_says() {
+    if cannot_build() {
+        return;
+    }
+    let scratch = Scratch::new();
+    fs::create_dir(scratch.path().join("tmp")).expect("a scratch directory");
+    definition(&scratch, "%setup\ndirname \"$(dirname \"$APPTAINER_ROOTFS\")\" > where\n");
+    builds(&scratch, &["--tmpdir", "tmp", "image.sif", "image.def"]);
+    assert!(read(&scratch.path().join("where")).trim_end().ends_with("/tmp"));
+    assert_eq!(names(&scratch.path().join("tmp")), [""; 0]);
+}
+
+#[test]
+fn an_interpreter_that_goes_on_after_errors_is_warned_of() {
+    if cannot_build() {
+        return;
+    }
+    let scratch = Scratch::new();
+    definition(&scratch, "%post -c /bin/sh\nfalse\ntrue\n");
+    let output = builds(&scratch, &["image.sif", "image.def"]);
+    assert!(output.stderr.contains("with -e it would not"), "{output:?}");
+    definition(&scratch, "%post -c /bin/sh -e\nfalse\ntrue\n");
+    assert_eq!(build(&scratch, &["-F", "image.sif", "image.def"]).code, Some(255));
+}
+
+#[test]
+fn a_link_in_the_image_leads_no_copy_out_of_it() {
+    if cannot_build() {
+        return;
+    }
+    let scratch = Scratch::new();
+    let outside = scratch.path().join("outside");
+    fs::create_dir(&outside).expect("a scratch directory");
+    scratch.file("file", "content");
+    let setup = format!("%setup\nln -s {} \"$APPTAINER_ROOTFS/way\"\n%files\nfile /way/file\n", outside.display());
+    definition(&scratch, &setup);
+    builds(&scratch, &["--sandbox", "box", "image.def"]);
+    assert_eq!(names(&outside), [""; 0]);
+    let inside = scratch.path().join("box").join(outside.strip_prefix("/").expect("absolute")).join("file");
+    assert_eq!(read(&inside), "content");
+}
+
+#[test]
+fn a_sandbox_has_the_modes_of_its_image() {
+    if cannot_build() {
+        return;
+    }
+    let scratch = Scratch::new();
+    definition(&scratch, "%post\ntouch /set\nchmod 4755 /set\nmkdir -m 1777 /sticky\n");
+    builds(&scratch, &["--sandbox", "box", "image.def"]);
+    let mode = |name: &str| fs::metadata(scratch.path().join("box").join(name)).expect("a file").mode() & 0o7777;
+    assert_eq!([mode("set"), mode("sticky")], [0o4755, 0o1777]);
+    fs::set_permissions(scratch.path().join("box/sticky"), fs::Permissions::from_mode(0o755)).expect("a mode");
+    builds(&scratch, &["again.sif", "box"]);
+    says(&scratch, &["exec", "again.sif", "stat", "-c", "%a", "/set", "/sticky"], "4755\n755\n");
+}
+
+#[test]
+fn apptainer_runs_what_a_definition_file_made() {
+    if cannot_build() || lacks(&[APPTAINER, ORDINARY]) {
+        return;
+    }
+    let scratch = Scratch::new();
+    definition(
+        &scratch,
+        "%environment\nexport A=1\n%runscript\necho \"run $A $*\"\n%apprun x\necho \"app $SCIF_APPNAME\"\n%labels\nL v\n%test\ntrue\n",
+    );
+    builds(&scratch, &["image.sif", "image.def"]);
+    let apptainer = |arguments: &[&str]| {
+        let program = find_program("apptainer").expect("apptainer");
+        let output =
+            std::process::Command::new(program).arg("--silent").args(arguments).current_dir(scratch.path()).output();
+        String::from_utf8_lossy(&output.expect("apptainer starts").stdout).into_owned()
+    };
+    assert_eq!(apptainer(&["run", "image.sif", "b"]), "run 1 b\n");
+    assert_eq!(apptainer(&["run", "--app", "x", "image.sif"]), "app x\n");
+    assert!(apptainer(&["inspect", "image.sif"]).contains("L: v\n"));
+    assert!(apptainer(&["inspect", "-d", "image.sif"]).contains("Bootstrap: localimage"));
+}
