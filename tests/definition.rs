@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use sifu::def::{BuildArgs, parse};
 use sifu::image;
@@ -189,6 +190,41 @@ fn a_section_that_fails_is_named_and_leaves_nothing() {
     let kept = build(&scratch, &["--no-cleanup", "image.sif", "image.def"]);
     assert!(kept.stderr.contains("are kept in"), "{kept:?}");
     assert_eq!(names(scratch.path()).len(), 2);
+}
+
+#[test]
+fn a_build_that_is_killed_leaves_no_process() {
+    if cannot_build() {
+        return;
+    }
+    let scratch = Scratch::new();
+    definition(&scratch, "%post\ntouch /tmp/started\nsleep 4242 & sleep 4242\n");
+    let mut build = sifu(&["build", "--bind", &format!("{}:/tmp", scratch.path().display()), "image.sif", "image.def"])
+        .current_dir(scratch.path())
+        .command()
+        .spawn()
+        .expect("sifu starts");
+    let wait_until = |what: &dyn Fn() -> bool| {
+        let begun = Instant::now();
+        while !what() && begun.elapsed() < Duration::from_secs(30) {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        what()
+    };
+    assert!(wait_until(&|| scratch.path().join("started").exists()), "the section runs");
+    build.kill().expect("the build can be killed");
+    build.wait().expect("the build ends");
+    let own_id = nix::unistd::geteuid().as_raw();
+    let sleeps = || {
+        let processes = fs::read_dir("/proc").expect("/proc").flatten();
+        let command = |process: &fs::DirEntry| fs::read(process.path().join("cmdline")).unwrap_or_default();
+        let is_ours = |process: &fs::DirEntry| process.metadata().is_ok_and(|metadata| metadata.uid() == own_id);
+        processes.filter(is_ours).filter(|process| command(process).ends_with(b"sleep\x004242\0")).count()
+    };
+    assert!(wait_until(&|| sleeps() == 0), "no process of the section is left");
+    scratch.file("next.def", "Bootstrap: scratch\n");
+    builds(&scratch, &["image.sif", "next.def"]);
+    assert_eq!(names(scratch.path()), ["image.def", "image.sif", "next.def", "started"]);
 }
 
 #[test]

@@ -1,7 +1,8 @@
 //! Runs the scripts of a definition file: `%pre` and `%setup` on the host, `%post` and `%test` in a container.
 //!
-//! A script in the container is run by sifu itself, as a child: `sifu exec --writable --fakeroot … ROOTFS /bin/sh -ex
-//! SCRIPT`. So a build has no ways of its own to start a container, and what works there works here.
+//! A script in the container is run by sifu itself, as a child: `sifu section --writable --fakeroot … ROOTFS /bin/sh -ex
+//! SCRIPT`, which is `sifu exec` tied to the build: it ends when the build does, and everything in its container with it.
+//! So a build has no ways of its own to start a container, and what works there works here.
 
 use super::BuildError;
 use super::edit::Edit;
@@ -163,7 +164,7 @@ fn run_in(
 /// The words before the image. Root is root; for others root is emulated, even where a range of ids could be mapped: so files
 /// belong to the caller, who can pack and remove them, and their owners are remembered.
 fn arguments(access: Access, is_root: bool, options: &RunOptions) -> Vec<OsString> {
-    let mut words: Vec<OsString> = ["exec", "--cleanenv", "--no-home", "--cwd", "/"].map(Into::into).into();
+    let mut words: Vec<OsString> = ["section", "--pid", "--cleanenv", "--no-home", "--cwd", "/"].map(Into::into).into();
     let mut say = |word: &str| words.push(word.into());
     say("--no-mount");
     say("home,cwd,bind-paths");

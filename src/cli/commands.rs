@@ -82,6 +82,7 @@ const VERBS: &[Command] = &[
     RUN,
     RUN_HELP,
     Command::later("search", "", "Search a library for images"),
+    SECTION,
     SHELL_COMMAND,
     SIF,
     Command::later("sign", "", "Sign an image"),
@@ -108,6 +109,14 @@ const EXEC: Command = Command::verb("exec", exec, "Run a command within a contai
             ("cat in.txt | sifu exec -C tools.sif sort > out.txt", "Work in a pipe, with nothing of the host to see"),
         ],
     );
+
+/// What a build runs its sections by: `exec`, tied to the build.
+const SECTION: Command = Command {
+    hidden: true,
+    ..Command::verb("section", section, "Run a command of a build, which ends with it")
+        .flags(OF_ACTION)
+        .words(&["IMAGE", "COMMAND"], Rest::Payload("ARGUMENTS"))
+};
 
 const RUN: Command = Command::verb("run", run, "Run the image's own program (its runscript)")
     .flags(OF_ACTION)
@@ -521,6 +530,13 @@ fn number<N: std::str::FromStr>(text: &[u8]) -> Result<N, String> {
 }
 
 fn exec(said: Said) -> Result<ExitCode, Failure> {
+    launch(Verb::Exec, said)
+}
+
+fn section(said: Said) -> Result<ExitCode, Failure> {
+    // The build that is killed takes this process with it, and with its first process the container ends.
+    nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)
+        .map_err(|errno| Failure::new(format!("cannot be tied to the build: {}", errno.desc().to_lowercase())))?;
     launch(Verb::Exec, said)
 }
 
