@@ -334,5 +334,5 @@ fn serve(image: &Path, target: &str) -> io::Result<()> {
     mount(Some("sifu"), target, Some("fuse"), flags, Some(options.as_str()))?;
     let (launcher, server) = UnixStream::pair()?;
     send_fuse(&launcher, 0, &fuse)?;
-    run(vec![(reader, ServeOptions { owner: Owner::Recorded, invented: Vec::new() })], server.into(), None)
+    run(vec![(reader, ServeOptions { owner: Owner::Recorded, invented: Vec::new() })], server.into(), None, None)
 }

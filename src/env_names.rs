@@ -33,6 +33,23 @@ pub const CUDA_MPS_PIPE_DIRECTORY: &str = "CUDA_MPS_PIPE_DIRECTORY";
 /// Whole names: of how many ranks a process is one, as Open MPI, MPICH's Hydra and Slurm's steps say it.
 pub const RANK_COUNTS: [&str; 3] = ["OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS"];
 
+/// Whole names: of how many ranks on this node a process is one.
+pub const LOCAL_RANK_COUNTS: [&str; 2] = ["OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS"];
+
+/// Whole names: a job step of Slurm, and how many tasks it has.
+pub const SLURM_JOB_ID: &str = "SLURM_JOB_ID";
+pub const SLURM_STEP_ID: &str = "SLURM_STEP_ID";
+pub const SLURM_STEP_NUM_TASKS: &str = "SLURM_STEP_NUM_TASKS";
+
+/// Whole names: a job of PMIx, and the addresses of the server that started it, by the version of PMIx.
+pub const PMIX_NAMESPACE: &str = "PMIX_NAMESPACE";
+pub const PMIX_SERVERS: [&str; 5] =
+    ["PMIX_SERVER_URI41", "PMIX_SERVER_URI4", "PMIX_SERVER_URI3", "PMIX_SERVER_URI21", "PMIX_SERVER_URI2"];
+
+/// Whole names: a rank of PMI-1 and PMI-2, and the address of its server where it has one.
+pub const PMI_RANK: &str = "PMI_RANK";
+pub const PMI_PORT: &str = "PMI_PORT";
+
 /// Splits a variable's name into the rank of its prefix in [`PREFIXES`] and its key.
 pub fn key_of(name: &[u8]) -> Option<(usize, &[u8])> {
     PREFIXES.iter().enumerate().find_map(|(rank, prefix)| {

@@ -81,7 +81,7 @@ fn fork_server(reader: Reader) -> (UnixStream, Pid) {
     let (launcher, control) = UnixStream::pair().expect("a socket pair");
     let server = starter::sys::fork_child(|| {
         let options = ServeOptions { owner: Owner::Recorded, invented: Vec::new() };
-        run(vec![(reader, options)], control.into(), None)
+        run(vec![(reader, options)], control.into(), None, None)
     });
     (launcher, Pid::from_raw(server.expect("a process")))
 }

@@ -7,6 +7,7 @@ use std::ffi::{OsStr, OsString};
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -29,7 +30,8 @@ use crate::launch::environment::{self, Action, EnvFile, Environment, Environment
 use crate::launch::layout::{self, LayoutFacts, Root};
 use crate::launch::mount_method::{MountMethod, fuse_errno, mount_method};
 use crate::launch::plan::{self, Parts, PlanError};
-use crate::launch::request::LaunchRequest;
+use crate::launch::ranks::{self, Surroundings};
+use crate::launch::request::{LaunchRequest, Sharing};
 use crate::launch::seccomp::{self, Architecture, SeccompContext};
 use crate::launch::start::{self, start};
 use crate::remembered::{Journal, JournalError};
@@ -264,7 +266,8 @@ fn prepare(request: &LaunchRequest, purpose: Purpose) -> Result<Prepared, Failur
         Some(file) => seccomp(file, request, &site, &who, &host)?,
     };
     let parts = Parts { who, layout: laid_out, command, environment: variables, seccomp, emulation, remove: unpacked };
-    let plan = plan::assemble(request, &site, parts).map_err(|error| failure(&error))?;
+    let mut plan = plan::assemble(request, &site, parts).map_err(|error| failure(&error))?;
+    plan.share = share_name(request, &facts.host, &plan, &image);
     Ok(Prepared::Ready(Box::new(Ready { plan, images, output, fuse: host.fuse })))
 }
 
@@ -273,6 +276,39 @@ fn host_variables(accelerators: &GpuBinds) -> Vec<Pair> {
     let recounted = |name: &[u8]| accelerators.recounted.iter().find(|(found, _)| found == name);
     let variables = std::env::vars_os().map(|(name, value)| (name.into_vec(), value.into_vec()));
     variables.map(|(name, value)| recounted(&name).cloned().unwrap_or((name, value))).collect()
+}
+
+/// The name under which other ranks of this job step find the container, if it is to be shared.
+fn share_name(request: &LaunchRequest, variables: &[Pair], plan: &LaunchPlan, image: &Image) -> Option<Vec<u8>> {
+    let step = ranks::job_step(variables, parent);
+    let step = match request.sharing {
+        Sharing::Always => step.or_else(|| Some(ranks::siblings(parent()))),
+        Sharing::WithinJobStep | Sharing::Never => step,
+    }?;
+    let stat = nix::sys::stat::fstat(image.fd()).ok()?;
+    let inode = |namespace: &str| std::fs::metadata(format!("/proc/self/ns/{namespace}")).map(|file| file.ino()).ok();
+    let surroundings = Surroundings {
+        uid: nix::unistd::geteuid().as_raw(),
+        image: [
+            stat.st_dev,
+            stat.st_ino,
+            stat.st_size.cast_unsigned(),
+            stat.st_ctime.cast_unsigned(),
+            stat.st_ctime_nsec.cast_unsigned(),
+        ],
+        namespaces: [inode("mnt")?, inode("pid")?],
+    };
+    ranks::share_name(request, Some(&step), plan, &surroundings)
+}
+
+/// The process that started this one, and when it was started itself, in ticks since the machine was.
+fn parent() -> (u32, u64) {
+    let id = std::os::unix::process::parent_id();
+    let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
+    // The name before may hold anything, blanks and parentheses included. The start is field 22.
+    let after_name = stat.rsplit(')').next().unwrap_or_default();
+    let started = after_name.split_whitespace().nth(19).and_then(|field| field.parse().ok());
+    (id, started.unwrap_or(0))
 }
 
 fn allowed_kind(site: &SiteConfig, kind: ImageKind) -> Result<(), Failure> {
@@ -490,5 +526,6 @@ fn attempt(stage: Stage) -> Attempt {
         Stage::UnshareUts => Attempt::UnshareUts,
         Stage::UnshareNet => Attempt::UnshareNet,
         Stage::PivotRoot => Attempt::PivotRoot,
+        Stage::JoinNamespaces => Attempt::JoinNamespaces,
     }
 }

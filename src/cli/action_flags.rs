@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::flags::{Category, Flag, Said, os};
-use crate::launch::request::{LaunchRequest, Verb};
+use crate::launch::request::{LaunchRequest, Sharing, Verb};
 
 /// Returns the launch that was asked for, with flags that stand for others spelled out.
 ///
@@ -295,7 +295,22 @@ pub const ACTION: &[Flag] = &[
     Flag::later("network-args", Some("LIST"), "Leave it out: `--network none` takes no arguments.")
         .keys(&["NETWORK_ARGS"]),
     Flag::later("netns-path", Some("PATH"), "Enter the network namespace with nsenter first.").keys(&["NETNS_PATH"]),
-    Flag::later("sharens", None, "").keys(&["SHARENS"]),
+    Flag::switch(
+        "sharens",
+        |said, on| said.launch.sharing = if on { Sharing::Always } else { Sharing::WithinJobStep },
+        "Share one container among all that the same process starts with the same image and options; ranks of a job step do by themselves",
+    )
+    .keys(&["SHARENS"]),
+    Flag::switch(
+        "no-sharens",
+        |said, on| {
+            if on {
+                said.launch.sharing = Sharing::Never;
+            }
+        },
+        "Give this rank of a job step a container of its own",
+    )
+    .keys(&["NO_SHARENS"]),
     // Identity and privileges.
     Flag::switch("fakeroot", |said, on| said.launch.fakeroot = on, "Appear as root in the container")
         .short('f')

@@ -8,6 +8,7 @@ pub mod environment;
 pub mod layout;
 pub mod mount_method;
 pub mod plan;
+pub mod ranks;
 pub mod request;
 pub mod seccomp;
 pub mod start;

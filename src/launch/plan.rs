@@ -246,6 +246,7 @@ pub fn assemble(request: &LaunchRequest, site: &SiteConfig, parts: Parts) -> Res
         identity: parts.who.identity,
         namespaces: Namespaces { pid: request.pid, ipc: request.ipc, uts: request.uts, net: request.net },
         private_mounts: !site.mount_slave,
+        share: None,
         hostname: request.hostname.clone(),
         steps: parts.layout.steps,
         umask: request.no_umask.then_some(USUAL_UMASK),

@@ -33,6 +33,18 @@ impl Verb {
     }
 }
 
+/// With whom a container is shared.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Sharing {
+    /// With the other ranks of the same job step on this node.
+    #[default]
+    WithinJobStep,
+    /// `--sharens`: with those, or with what the same process starts.
+    Always,
+    /// `--no-sharens`.
+    Never,
+}
+
 /// One start of a container, as it was asked for.
 ///
 /// Words that name things in the container or have a grammar of their own are bytes, whole and unparsed; paths of the
@@ -127,6 +139,9 @@ pub struct LaunchRequest {
     pub shell: Option<Vec<u8>>,
     /// `--runscript-timeout`: limit for the evaluation of the environment scripts; `None` if not given.
     pub runscript_timeout: Option<Duration>,
+
+    /// `--sharens`, `--no-sharens`.
+    pub sharing: Sharing,
 
     /// `--config`: the site configuration to read instead of the installed one.
     pub config_file: Option<OsString>,

@@ -19,6 +19,8 @@ use crate::serve::{self, Invented, InventedContent, Owner, ServeOptions};
 use crate::squashfs::Reader;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::SigSet;
+use nix::sys::socket::{getsockopt, sockopt};
+use starter::image_server::{MOUNT_NAMESPACE, USER_NAMESPACE, receive, send_rank};
 use starter::paths::HostPath;
 use starter::perform::{self, Launched, PerformError};
 use starter::plan::{Emulation, Identity, LaunchPlan, Node, NodeContent, Records};
@@ -27,7 +29,9 @@ use starter::trapped::Scope;
 use std::fs::File;
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::net::UnixStream;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
+use std::time::Duration;
 
 /// Starts the servers that `plan` needs, and performs all of it but its command. The process must have one thread.
 ///
@@ -42,7 +46,14 @@ pub fn start(
     if let Some(directory) = &plan.parent.remove {
         remove_at_the_end(directory)?;
     }
-    let control = if images.is_empty() { None } else { Some(start_server(plan, images)?) };
+    let listener = match plan.share.as_deref().map(meet) {
+        Some(Meeting::Join { user, mounts }) => return perform::join(plan, &user, &mounts).map(Launched::Inside),
+        Some(Meeting::First(listener)) => Some(listener.into()),
+        Some(Meeting::Alone) | None => None,
+    };
+    // Somebody has to keep the namespaces of a container that others may join, even if no image is to be served.
+    let served = !images.is_empty() || listener.is_some();
+    let control = if served { Some(start_server(plan, images, listener)?) } else { None };
     let supervisor = match (&plan.emulation, journal) {
         (Some(emulation), Some(journal)) => Some(start_supervisor(emulation.scope, journal)?),
         _ => None,
@@ -67,7 +78,11 @@ fn start_supervisor(scope: Scope, journal: Journal) -> Result<UnixStream, Perfor
     Ok(ours)
 }
 
-fn start_server(plan: &LaunchPlan, images: Vec<(Reader, Vec<Node>)>) -> Result<UnixStream, PerformError> {
+fn start_server(
+    plan: &LaunchPlan,
+    images: Vec<(Reader, Vec<Node>)>,
+    ranks: Option<OwnedFd>,
+) -> Result<UnixStream, PerformError> {
     let system = |doing| move |error: std::io::Error| PerformError::System { doing, errno: errno_of(&error) };
     let owner = owner_of(&plan.identity);
     let images: Vec<_> = images
@@ -78,9 +93,70 @@ fn start_server(plan: &LaunchPlan, images: Vec<(Reader, Vec<Node>)>) -> Result<U
     let images = ManuallyDrop::new(images);
     let (ours, theirs) = UnixStream::pair().map_err(system("make a socket"))?;
     let this = pidfd_of_this().map_err(system("open this process"))?;
-    sys::fork_unseen(move || serve::run(ManuallyDrop::into_inner(images), theirs.into(), Some(this)))
+    sys::fork_unseen(move || serve::run(ManuallyDrop::into_inner(images), theirs.into(), Some(this), ranks))
         .map_err(system("start the image server"))?;
     Ok(ours)
+}
+
+/// What comes of a name that several processes know.
+enum Meeting {
+    /// Somebody was here before.
+    Join { user: OwnedFd, mounts: OwnedFd },
+    /// This process is the first.
+    First(UnixListener),
+    /// There is no agreement to be had; a container of one's own always works.
+    Alone,
+}
+
+/// Meets the other ranks under `name`, or becomes the first of them.
+fn meet(name: &[u8]) -> Meeting {
+    /// A name changes hands when a container ends just now.
+    const ATTEMPTS: u32 = 20;
+    /// The first rank may be slow on a busy node; one that is stopped is not waited for.
+    const PATIENCE: Duration = Duration::from_secs(20);
+    let Ok(address) = SocketAddr::from_abstract_name(name) else { return Meeting::Alone };
+    for attempt in 0..ATTEMPTS {
+        match UnixStream::connect_addr(&address) {
+            Ok(stream) => {
+                if stream.set_read_timeout(Some(PATIENCE)).is_err() || !is_of_this_user(&stream) {
+                    return Meeting::Alone;
+                }
+                match join(&stream) {
+                    Ok(Some((user, mounts))) => return Meeting::Join { user, mounts },
+                    // It has just ended, or failed.
+                    Ok(None) => {}
+                    Err(_) => return Meeting::Alone,
+                }
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
+                if let Ok(listener) = UnixListener::bind_addr(&address) {
+                    return Meeting::First(listener);
+                }
+            }
+            Err(_) => return Meeting::Alone,
+        }
+        std::thread::sleep(Duration::from_micros(200 * u64::from(attempt)));
+    }
+    Meeting::Alone
+}
+
+/// Anybody may take a name; only what this user has made is joined.
+fn is_of_this_user(stream: &UnixStream) -> bool {
+    getsockopt(stream, sockopt::PeerCredentials).is_ok_and(|peer| peer.uid() == nix::unistd::geteuid().as_raw())
+}
+
+fn join(stream: &UnixStream) -> std::io::Result<Option<(OwnedFd, OwnedFd)>> {
+    if send_rank(stream, pidfd_of_this()?).is_err() {
+        return Ok(None);
+    }
+    let next = |expected| match receive(stream) {
+        Ok(Some((kind, descriptor))) if kind == expected => Ok(Some(descriptor)),
+        Ok(_) => Ok(None),
+        Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => Ok(None),
+        Err(error) => Err(error),
+    };
+    let Some(user) = next(USER_NAMESPACE)? else { return Ok(None) };
+    Ok(next(MOUNT_NAMESPACE)?.map(|mounts| (user, mounts)))
 }
 
 /// Ids inside: one user has all files, unless a range of ids gives every owner of the image a place.

@@ -1,6 +1,6 @@
 //! The server's end of the socket to the launcher; [`starter::image_server`] says what a message is.
 
-use starter::image_server::{FUSE, MOUNT_NAMESPACE};
+use starter::image_server::{FUSE, MOUNT_NAMESPACE, USER_NAMESPACE};
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
@@ -11,6 +11,7 @@ pub(super) enum Message {
         descriptor: OwnedFd,
     },
     MountNamespace(OwnedFd),
+    UserNamespace(OwnedFd),
     /// Nothing that is known.
     Other,
     /// The launcher closed its end.
@@ -25,6 +26,7 @@ pub(super) fn receive(control: BorrowedFd<'_>) -> Message {
             Ok((2, Some(descriptor))) => match bytes {
                 [FUSE, index] => Message::Fuse { index, descriptor },
                 [MOUNT_NAMESPACE, 0] => Message::MountNamespace(descriptor),
+                [USER_NAMESPACE, 0] => Message::UserNamespace(descriptor),
                 _ => Message::Other,
             },
             Ok((0, _)) => Message::Closed,

@@ -16,6 +16,7 @@
 mod control;
 mod invented;
 mod process;
+mod ranks;
 mod served;
 mod threads;
 mod wire;
@@ -48,8 +49,14 @@ pub enum Owner {
 ///
 /// Call it in a process forked for this, with one thread. `control` gets the descriptors ([`send_fuse`] once per image,
 /// [`send_mount_namespace`]); if it is closed before the first arrives, the server ends. `owner` is a pidfd: when that
-/// process has ended, the mount namespace is let go.
-pub fn run(images: Vec<(Reader, ServeOptions)>, control: OwnedFd, owner: Option<OwnedFd>) -> ! {
-    let code = threads::serve(images, control, owner);
+/// process has ended, the mount namespace is let go. `ranks` is a listening socket: whoever joins over it (see
+/// [`starter::image_server`]) is an owner too.
+pub fn run(
+    images: Vec<(Reader, ServeOptions)>,
+    control: OwnedFd,
+    owner: Option<OwnedFd>,
+    ranks: Option<OwnedFd>,
+) -> ! {
+    let code = threads::serve(images, control, owner, ranks);
     starter::sys::exit_immediately(code)
 }

@@ -11,6 +11,7 @@
 use super::ServeOptions;
 use super::control::{self, Message};
 use super::process;
+use super::ranks::{Namespaces, Ranks};
 use super::served::{Answer, Served, Work};
 use super::wire::{self, REPLY_HEADER_BYTES, REQUEST_BYTES_MAX, Request};
 use crate::squashfs::{Ahead, Piece, Reader};
@@ -62,9 +63,15 @@ struct Server {
 }
 
 /// Serves until all connections are over; gives the exit code.
-pub(super) fn serve(images: Vec<(Reader, ServeOptions)>, control: OwnedFd, owner: Option<OwnedFd>) -> i32 {
+pub(super) fn serve(
+    images: Vec<(Reader, ServeOptions)>,
+    control: OwnedFd,
+    owner: Option<OwnedFd>,
+    ranks: Option<OwnedFd>,
+) -> i32 {
     let mut needed: Vec<BorrowedFd<'_>> = vec![control.as_fd()];
     needed.extend(owner.as_ref().map(AsFd::as_fd));
+    needed.extend(ranks.as_ref().map(AsFd::as_fd));
     needed.extend(images.iter().filter_map(|(reader, _)| reader.descriptor()));
     process::settle(c"sifu-serve", &needed);
     drop(needed);
@@ -88,21 +95,28 @@ pub(super) fn serve(images: Vec<(Reader, ServeOptions)>, control: OwnedFd, owner
         active: AtomicBool::new(false),
         wake: OnceLock::new(),
     });
-    watch(&server, control, owner)
+    watch(&server, control, owner, Ranks::new(ranks))
 }
 
 /// What the main thread waits for.
 #[derive(Clone, Copy)]
 enum Source {
     Control,
-    Owner,
+    /// Index of an owner.
+    Owner(usize),
+    Rank,
+    /// Index of an arrival.
+    Arrival(usize),
     Wake,
     Device(usize),
 }
 
-fn watch(server: &Arc<Server>, control: OwnedFd, owner: Option<OwnedFd>) -> i32 {
-    let (mut control, mut owner) = (Some(control), owner);
-    let mut namespace: Option<OwnedFd> = None;
+fn watch(server: &Arc<Server>, control: OwnedFd, owner: Option<OwnedFd>, mut ranks: Ranks) -> i32 {
+    let mut control = Some(control);
+    // Who has no owner holds no namespace.
+    let owned = owner.is_some();
+    let mut owners: Vec<OwnedFd> = owner.into_iter().collect();
+    let mut namespaces = Namespaces::default();
     let mut request = [0; REQUEST_BYTES_MAX];
     let mut work = Work::new();
     let mut measuring = false;
@@ -116,8 +130,14 @@ fn watch(server: &Arc<Server>, control: OwnedFd, owner: Option<OwnedFd>) -> i32 
         if let Some(control) = &control {
             wait_for(Source::Control, control.as_fd());
         }
-        if let Some(owner) = &owner {
-            wait_for(Source::Owner, owner.as_fd());
+        for (index, owner) in owners.iter().enumerate() {
+            wait_for(Source::Owner(index), owner.as_fd());
+        }
+        if let Some(listener) = ranks.listener() {
+            wait_for(Source::Rank, listener);
+        }
+        for (index, arrival) in ranks.arrivals().enumerate() {
+            wait_for(Source::Arrival(index), arrival);
         }
         if let Some((reader, _)) = server.wake.get() {
             wait_for(Source::Wake, reader.as_fd());
@@ -150,6 +170,7 @@ fn watch(server: &Arc<Server>, control: OwnedFd, owner: Option<OwnedFd>) -> i32 
             Err(_) => return FAILURE,
         };
         drop(descriptors);
+        let (mut ended, mut heard) = (Vec::new(), false);
         for source in ready {
             match source {
                 Source::Control => match control.as_ref().map_or(Message::Closed, |c| control::receive(c.as_fd())) {
@@ -158,21 +179,40 @@ fn watch(server: &Arc<Server>, control: OwnedFd, owner: Option<OwnedFd>) -> i32 
                             let _ = connection.device.set(descriptor);
                         }
                     }
-                    Message::MountNamespace(descriptor) => namespace = owner.as_ref().map(|_| descriptor),
+                    Message::MountNamespace(descriptor) if owned && !owners.is_empty() => {
+                        namespaces.mount = Some(descriptor);
+                        ranks.serve(&namespaces);
+                    }
+                    Message::UserNamespace(descriptor) => {
+                        namespaces.user = Some(descriptor);
+                        ranks.serve(&namespaces);
+                    }
+                    Message::MountNamespace(_) => {}
                     Message::Other => {}
                     Message::Closed => {
                         control = None;
-                        // What was not mounted by now never will be.
+                        // What was not mounted by now never will be, and nobody can join it.
+                        if namespaces.mount.is_none() {
+                            ranks.close();
+                        }
                         for connection in server.connections.iter().filter(|c| c.device.get().is_none()) {
                             server.end(connection);
                         }
                     }
                 },
-                Source::Owner => {
-                    owner = None;
-                    // The last one to hold it takes the namespace down: here, where nobody waits for it.
-                    namespace = None;
+                Source::Owner(index) => {
+                    ended.push(index);
                 }
+                Source::Rank => ranks.accept(),
+                // One at a time: the others have another index now.
+                Source::Arrival(index) if !heard => {
+                    heard = true;
+                    if let Some(owner) = ranks.hear(index) {
+                        owners.push(owner);
+                    }
+                    ranks.serve(&namespaces);
+                }
+                Source::Arrival(_) => {}
                 Source::Wake => {
                     if let Some((reader, _)) = server.wake.get() {
                         let _ = nix::unistd::read(reader, &mut [0; 64]);
@@ -198,8 +238,16 @@ fn watch(server: &Arc<Server>, control: OwnedFd, owner: Option<OwnedFd>) -> i32 
                 }
             }
         }
-        if server.alive.load(Ordering::Relaxed) == 0 {
-            drop(namespace);
+        for index in ended.into_iter().rev() {
+            owners.swap_remove(index);
+        }
+        if owned && owners.is_empty() {
+            // The last one to hold it takes the namespace down: here, where nobody waits for it.
+            ranks.close();
+            namespaces = Namespaces::default();
+        }
+        if server.alive.load(Ordering::Relaxed) == 0 && !ranks.open() {
+            drop(namespaces);
             return SUCCESS;
         }
     }

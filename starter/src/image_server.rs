@@ -2,20 +2,32 @@
 //!
 //! ```text
 //!   'F' index    a `/dev/fuse` descriptor, sent once the file system of image `index` is mounted
-//!   'N' 0        the mount namespace of the container, to be held until its owner ends
+//!   'N' 0        the mount namespace of the container, to be held until its last owner ends
+//!   'U' 0        its user namespace, for ranks that join
 //! ```
 //!
 //! Reading `/dev/fuse` before the mount fails, so the server waits for the first message.
+//!
+//! A rank of the same job step that comes later speaks to the server over a socket of its own:
+//!
+//! ```text
+//!   'R' 0        rank to server: a descriptor of the rank's process, which is an owner from now on
+//!   'U' 0, 'N' 0 server to rank: the namespaces, once they are there
+//! ```
 
 use nix::errno::Errno;
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use std::io::{self, IoSlice};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 /// First byte of the message that brings a `/dev/fuse` descriptor.
 pub const FUSE: u8 = b'F';
 /// First byte of the message that brings the mount namespace.
 pub const MOUNT_NAMESPACE: u8 = b'N';
+/// First byte of the message that brings the user namespace.
+pub const USER_NAMESPACE: u8 = b'U';
+/// First byte of the message by which a rank joins.
+pub const RANK: u8 = b'R';
 
 /// Hands the server the `/dev/fuse` descriptor of image `index`; the file system must be mounted.
 pub fn send_fuse(control: impl AsFd, index: u8, fuse: impl AsFd) -> io::Result<()> {
@@ -26,6 +38,29 @@ pub fn send_fuse(control: impl AsFd, index: u8, fuse: impl AsFd) -> io::Result<(
 /// has ended, so that nobody has to wait for that.
 pub fn send_mount_namespace(control: impl AsFd, namespace: impl AsFd) -> io::Result<()> {
     send(control.as_fd(), [MOUNT_NAMESPACE, 0], namespace.as_fd())
+}
+
+/// Hands the server the container's user namespace.
+pub fn send_user_namespace(control: impl AsFd, namespace: impl AsFd) -> io::Result<()> {
+    send(control.as_fd(), [USER_NAMESPACE, 0], namespace.as_fd())
+}
+
+/// Tells the server that the process of `pidfd` wants to join.
+pub fn send_rank(server: impl AsFd, pidfd: impl AsFd) -> io::Result<()> {
+    send(server.as_fd(), [RANK, 0], pidfd.as_fd())
+}
+
+/// Waits for one message: its first byte and its descriptor; `None` when the other side is gone.
+pub fn receive(socket: impl AsFd) -> io::Result<Option<(u8, OwnedFd)>> {
+    let mut bytes = [0; 2];
+    loop {
+        match crate::sys::receive_descriptor(socket.as_fd(), &mut bytes) {
+            Ok((2, Some(descriptor))) => return Ok(Some((bytes[0], descriptor))),
+            Ok(_) => return Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
 }
 
 fn send(control: BorrowedFd<'_>, message: [u8; 2], descriptor: BorrowedFd<'_>) -> io::Result<()> {

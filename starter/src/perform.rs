@@ -15,7 +15,7 @@
 //!
 //! Every mount is nosuid, and nodev unless the step is a `dev`: a plan has no words for anything else.
 
-use crate::image_server::{send_fuse, send_mount_namespace};
+use crate::image_server::{send_fuse, send_mount_namespace, send_user_namespace};
 use crate::paths::{ContainerPath, HostPath};
 use crate::plan::{Access, Command, IdRange, Identity, LaunchPlan, Need, Node, NodeContent, Step};
 use crate::supervise::{self, Ended};
@@ -24,7 +24,7 @@ use crate::trapped::{InstallError, install_listener};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat, openat2};
 use nix::mount::{MsFlags, mount};
-use nix::sched::{CloneFlags, unshare};
+use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::signal::Signal;
 use nix::sys::stat::{FileStat, Mode, SFlag, fchmod, fstat, mkdirat, umask};
 use nix::unistd::{chdir, chroot, execve, fchdir, sethostname, symlinkat};
@@ -59,6 +59,7 @@ pub enum Stage {
     UnshareUts,
     UnshareNet,
     PivotRoot,
+    JoinNamespaces,
 }
 
 /// Why a plan could not be performed.
@@ -389,7 +390,6 @@ fn enter(
     supervisor: Option<BorrowedFd<'_>>,
 ) -> Result<Entered, PerformError> {
     let keep = plan.capabilities.keep;
-    let privileged = plan.identity == Identity::Privileged;
     // Done early: it costs as much as the server needs to come up.
     sys::bound_capabilities(keep).map_err(|errno| PerformError::System { doing: "drop capabilities", errno })?;
     let mut warnings = Vec::new();
@@ -429,8 +429,11 @@ fn enter(
     let Some(container) = container else {
         return Err(PerformError::System { doing: "enter a container without a root", errno: Errno::EINVAL });
     };
-    let namespace =
-        server.map(|control| (control, open("/proc/self/ns/mnt", OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())));
+    let namespace = server.map(|control| (control, open_namespace("mnt")));
+    if let (Some(control), Some(_), Ok(user)) = (server, &plan.share, open_namespace("user")) {
+        // As below.
+        let _ = send_user_namespace(control, &user);
+    }
     let pivot = |errno| PerformError::Stage { stage: Stage::PivotRoot, errno };
     fchdir(&container.root).map_err(pivot)?;
     if keep == 0 {
@@ -446,6 +449,37 @@ fn enter(
         // A server that has gone away is noticed by the command, not here.
         let _ = send_mount_namespace(control, &namespace);
     }
+    settle(plan, supervisor, warnings)
+}
+
+/// Opens a namespace of this process by its name in `/proc`.
+fn open_namespace(name: &str) -> nix::Result<OwnedFd> {
+    open(Path::new("/proc/self/ns").join(name).as_path(), OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
+}
+
+/// Joins a container that runs already, as another process with the plan's command, instead of performing the plan's
+/// steps. The process must have one thread.
+pub fn join(plan: &LaunchPlan, user: &OwnedFd, mounts: &OwnedFd) -> Result<Entered, PerformError> {
+    let joining = |errno| PerformError::Stage { stage: Stage::JoinNamespaces, errno };
+    let callers_umask = umask(Mode::empty());
+    setns(user, CloneFlags::CLONE_NEWUSER).map_err(joining)?;
+    // This also makes the container's root the root of this process.
+    setns(mounts, CloneFlags::CLONE_NEWNS).map_err(joining)?;
+    sys::bound_capabilities(plan.capabilities.keep)
+        .map_err(|errno| PerformError::System { doing: "drop capabilities", errno })?;
+    let entered = settle(plan, None, Vec::new());
+    umask(plan.umask.map_or(callers_umask, Mode::from_bits_truncate));
+    entered
+}
+
+/// What a process does for itself, once it has the container's root: privileges, directory, filters.
+fn settle(
+    plan: &LaunchPlan,
+    supervisor: Option<BorrowedFd<'_>>,
+    mut warnings: Vec<Warning>,
+) -> Result<Entered, PerformError> {
+    let keep = plan.capabilities.keep;
+    let privileged = plan.identity == Identity::Privileged;
     nix::sys::prctl::set_no_new_privs()
         .map_err(|errno| PerformError::System { doing: "give up new privileges", errno })?;
     let everything = privileged && keep == u64::MAX;

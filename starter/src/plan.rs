@@ -28,6 +28,8 @@ pub struct LaunchPlan {
     pub namespaces: Namespaces,
     /// Whether mounts that the host makes later stay outside.
     pub private_mounts: bool,
+    /// The name under which other processes may join the container, an abstract one of `unix(7)`.
+    pub share: Option<Vec<u8>>,
     /// Host name in a UTS namespace of its own.
     pub hostname: Option<Vec<u8>>,
     pub steps: Vec<Step>,
@@ -270,6 +272,9 @@ impl LaunchPlan {
         if self.private_mounts {
             text.line("private", &[]);
         }
+        if let Some(name) = &self.share {
+            text.line("share", std::slice::from_ref(name));
+        }
         if let Some(name) = &self.hostname {
             text.line("hostname", std::slice::from_ref(name));
         }
@@ -341,6 +346,7 @@ impl LaunchPlan {
             command: draft.command.ok_or(PlanError { line: end, reason: "has no `exec` or `shell` line" })?,
             namespaces: draft.namespaces,
             private_mounts: draft.private_mounts,
+            share: draft.share,
             hostname: draft.hostname,
             steps: draft.steps,
             umask: draft.umask,
@@ -557,6 +563,7 @@ struct Draft {
     identity: Option<Identity>,
     namespaces: Namespaces,
     private_mounts: bool,
+    share: Option<Vec<u8>>,
     hostname: Option<Vec<u8>>,
     steps: Vec<Step>,
     umask: Option<u32>,
@@ -681,6 +688,7 @@ fn parse_line(line: &[u8], draft: &mut Draft) -> Result<(), &'static str> {
             draft.environment.push((pair[..at].to_vec(), pair[at + 1..].to_vec()));
         }
         (b"private", []) => draft.private_mounts = true,
+        (b"share", [name]) => draft.share = Some(name.to_vec()),
         (b"init", []) => draft.parent.init = true,
         (b"remove", [tree]) => draft.parent.remove = Some(host(tree)?),
         (b"exec", _) => draft.command = Some(Command::Program { arguments: no_nul(&words)? }),
@@ -832,6 +840,7 @@ mod tests {
             },
             namespaces: Namespaces { pid: true, ipc: true, uts: true, net: true },
             private_mounts: true,
+            share: Some(b"sifu 1".to_vec()),
             hostname: Some(b"boxy".to_vec()),
             steps: vec![
                 Step::RootServed { connection: 0 },

@@ -38,6 +38,7 @@ impl Root {
             identity: Identity::Keep { uid: nix::unistd::getuid().as_raw(), gid: nix::unistd::getgid().as_raw() },
             namespaces: Namespaces::default(),
             private_mounts: false,
+            share: None,
             hostname: None,
             steps: std::iter::once(root).chain(steps).collect(),
             umask: None,
