@@ -18,6 +18,7 @@ mod exec;
 mod gpu;
 mod image;
 mod inspect;
+mod ranks;
 mod rooms;
 mod root_emulation;
 mod run;

@@ -214,12 +214,6 @@ impl Stages<'_> {
                 }
                 Action::Post(script) => {
                     self.doing("Running %post...");
-                    if !sections::stops_at_errors(script) {
-                        (self.say)(Note::Warning(&format!(
-                            "line {}: `%post {}` goes on after a command that fails; with -e it would not",
-                            script.line, script.arguments
-                        )));
-                    }
                     sections::run_post(script, rootfs, self.run)?;
                 }
                 Action::InstallApp { app, script } => {

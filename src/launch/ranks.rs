@@ -22,7 +22,8 @@ pub struct JobStep {
 /// Recognizes the job step by the variables of Slurm, PMIx (Open MPI, Slurm), and Hydra (MPICH, Intel MPI). `parent` tells
 /// the process that started this one: its id and the time it was started.
 pub fn job_step(variables: &[Pair], parent: impl FnOnce() -> (u32, u64)) -> Option<JobStep> {
-    let value = |name: &str| variables.iter().find(|(key, _)| key == name.as_bytes()).map(|(_, value)| value.as_slice());
+    let value =
+        |name: &str| variables.iter().find(|(key, _)| key == name.as_bytes()).map(|(_, value)| value.as_slice());
     let number = |name: &str| std::str::from_utf8(value(name)?).ok()?.parse::<u32>().ok();
     let joined = |kind: &str, parts: &[&[u8]]| {
         let mut id = kind.as_bytes().to_vec();
@@ -112,9 +113,8 @@ fn can_be_shared(plan: &LaunchPlan) -> bool {
     let other_namespaces = n.pid || n.ipc || n.uts || n.net;
     let own = plan.emulation.is_some() || plan.parent.remove.is_some() || plan.identity == Identity::Privileged;
     // A writable layer of one rank is not to be seen by another, unless it is the image itself.
-    let layered = plan.steps.iter().any(|step| {
-        matches!(step, Step::RootLayer { access: starter::plan::Access::ReadWrite, .. })
-    });
+    let layered =
+        plan.steps.iter().any(|step| matches!(step, Step::RootLayer { access: starter::plan::Access::ReadWrite, .. }));
     !other_namespaces && !own && !layered
 }
 

@@ -51,12 +51,7 @@ pub enum Owner {
 /// [`send_mount_namespace`]); if it is closed before the first arrives, the server ends. `owner` is a pidfd: when that
 /// process has ended, the mount namespace is let go. `ranks` is a listening socket: whoever joins over it (see
 /// [`starter::image_server`]) is an owner too.
-pub fn run(
-    images: Vec<(Reader, ServeOptions)>,
-    control: OwnedFd,
-    owner: Option<OwnedFd>,
-    ranks: Option<OwnedFd>,
-) -> ! {
+pub fn run(images: Vec<(Reader, ServeOptions)>, control: OwnedFd, owner: Option<OwnedFd>, ranks: Option<OwnedFd>) -> ! {
     let code = threads::serve(images, control, owner, ranks);
     starter::sys::exit_immediately(code)
 }

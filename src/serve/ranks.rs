@@ -9,7 +9,7 @@
 //! A rank that comes while the first one is still at work waits in line. One that comes when all is over finds no name,
 //! or a closed connection, and begins anew.
 
-use nix::sys::socket::{sockopt, getsockopt};
+use nix::sys::socket::{getsockopt, sockopt};
 use starter::image_server::{RANK, receive, send_mount_namespace, send_user_namespace};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
