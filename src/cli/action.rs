@@ -60,7 +60,7 @@ pub fn run(request: &LaunchRequest) -> Result<ExitCode, Failure> {
         Launched::Ended(ended) => Ok(ExitCode::from(end_alike(ended))),
         Launched::Inside(entered) => {
             for warning in &entered.warnings {
-                report::warning(warning);
+                if warning.is_harmless() { report::verbose(warning) } else { report::warning(warning) }
             }
             pass_on(&output);
             if let Command::EmbeddedShell { driver, arguments } = &plan.command {

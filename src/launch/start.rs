@@ -15,7 +15,7 @@
 use crate::image::extract;
 use crate::remembered::{self, Journal, JournalError};
 use crate::root_emulation;
-use crate::serve::{self, Invented, InventedContent, Owner, ServeOptions};
+use crate::serve::{self, Invented, InventedContent, Owner, ServeOptions, end_of_this_process};
 use crate::squashfs::Reader;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::SigSet;
@@ -92,7 +92,7 @@ fn start_server(
     // This process has no more use for them, and to give back memory that it shares with the server would copy it.
     let images = ManuallyDrop::new(images);
     let (ours, theirs) = UnixStream::pair().map_err(system("make a socket"))?;
-    let this = pidfd_of_this().map_err(system("open this process"))?;
+    let this = end_of_this_process().map_err(system("watch this process"))?;
     sys::fork_unseen(move || serve::run(ManuallyDrop::into_inner(images), theirs.into(), Some(this), ranks))
         .map_err(system("start the image server"))?;
     Ok(ours)
@@ -146,7 +146,7 @@ fn is_of_this_user(stream: &UnixStream) -> bool {
 }
 
 fn join(stream: &UnixStream) -> std::io::Result<Option<(OwnedFd, OwnedFd)>> {
-    if send_rank(stream, pidfd_of_this()?).is_err() {
+    if send_rank(stream, end_of_this_process()?).is_err() {
         return Ok(None);
     }
     let next = |expected| match receive(stream) {
@@ -177,11 +177,6 @@ fn invented(node: Node) -> Invented {
     Invented { path: node.path, mode: node.mode, content }
 }
 
-fn pidfd_of_this() -> std::io::Result<OwnedFd> {
-    let this = i32::try_from(std::process::id()).unwrap_or(i32::MAX);
-    Ok(sys::pidfd_open(this)?)
-}
-
 fn errno_of(error: &std::io::Error) -> nix::errno::Errno {
     error.raw_os_error().map_or(nix::errno::Errno::EIO, nix::errno::Errno::from_raw)
 }
@@ -189,7 +184,7 @@ fn errno_of(error: &std::io::Error) -> nix::errno::Errno {
 /// Leaves a process behind that removes `directory` when this one, whatever it has become, has ended.
 fn remove_at_the_end(directory: &HostPath) -> Result<(), PerformError> {
     let system = |doing| move |error: std::io::Error| PerformError::System { doing, errno: errno_of(&error) };
-    let this = pidfd_of_this().map_err(system("open this process"))?;
+    let this = end_of_this_process().map_err(system("watch this process"))?;
     let (parent, name) = match (directory.as_path().parent(), directory.as_path().file_name()) {
         (Some(parent), Some(name)) => (parent.to_owned(), name.to_owned()),
         _ => return Ok(()),

@@ -20,10 +20,12 @@ mod ranks;
 mod served;
 mod threads;
 mod wire;
+mod witness;
 
 pub use invented::{Invented, InventedContent};
 pub(crate) use process::settle;
 pub use starter::image_server::{send_fuse, send_mount_namespace};
+pub use witness::end_of_this_process;
 
 use crate::squashfs::Reader;
 use std::os::fd::OwnedFd;
@@ -48,8 +50,8 @@ pub enum Owner {
 /// Serves `images` until nobody uses them any more, then ends the process.
 ///
 /// Call it in a process forked for this, with one thread. `control` gets the descriptors ([`send_fuse`] once per image,
-/// [`send_mount_namespace`]); if it is closed before the first arrives, the server ends. `owner` is a pidfd: when that
-/// process has ended, the mount namespace is let go. `ranks` is a listening socket: whoever joins over it (see
+/// [`send_mount_namespace`]); if it is closed before the first arrives, the server ends. `owner` comes from
+/// [`end_of_this_process`]: when that process has ended, the mount namespace is let go. `ranks` is a listening socket: whoever joins over it (see
 /// [`starter::image_server`]) is an owner too.
 pub fn run(images: Vec<(Reader, ServeOptions)>, control: OwnedFd, owner: Option<OwnedFd>, ranks: Option<OwnedFd>) -> ! {
     let code = threads::serve(images, control, owner, ranks);

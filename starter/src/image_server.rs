@@ -45,9 +45,9 @@ pub fn send_user_namespace(control: impl AsFd, namespace: impl AsFd) -> io::Resu
     send(control.as_fd(), [USER_NAMESPACE, 0], namespace.as_fd())
 }
 
-/// Tells the server that the process of `pidfd` wants to join.
-pub fn send_rank(server: impl AsFd, pidfd: impl AsFd) -> io::Result<()> {
-    send(server.as_fd(), [RANK, 0], pidfd.as_fd())
+/// Tells the server that a process wants to join; `end` becomes readable when it has ended.
+pub fn send_rank(server: impl AsFd, end: impl AsFd) -> io::Result<()> {
+    send(server.as_fd(), [RANK, 0], end.as_fd())
 }
 
 /// Waits for one message: its first byte and its descriptor; `None` when the other side is gone.

@@ -4,9 +4,12 @@
 //! It parses no image format, draws no text beyond its own errors, and starts no thread.
 
 pub mod image_server;
+mod mounts;
 pub mod paths;
 pub mod perform;
 pub mod plan;
+pub mod resolve;
 pub mod supervise;
 pub mod sys;
 pub mod trapped;
+mod underlay;

@@ -44,7 +44,7 @@ fn run() -> Result<ExitCode, String> {
     match launch(&plan, to_server, to_supervisor).map_err(|error| error.to_string())? {
         Launched::Inside(entered) => {
             drop((server, supervisor));
-            for warning in &entered.warnings {
+            for warning in entered.warnings.iter().filter(|warning| !warning.is_harmless()) {
                 eprintln!("WARNING: {warning}");
             }
             Err(exec(&plan, &entered.environment).to_string())

@@ -16,13 +16,16 @@
 //! Every mount is nosuid, and nodev unless the step is a `dev`: a plan has no words for anything else.
 
 use crate::image_server::{send_fuse, send_mount_namespace, send_user_namespace};
+use crate::mounts::{FsOption, Mount, Mounts, by_number};
 use crate::paths::{ContainerPath, HostPath};
 use crate::plan::{Access, Command, IdRange, Identity, LaunchPlan, Need, Node, NodeContent, Step};
+use crate::resolve::open_inside;
 use crate::supervise::{self, Ended};
-use crate::sys::{self, FsContext, mount_attr};
+use crate::sys::{self, mount_attr};
 use crate::trapped::{InstallError, install_listener};
+use crate::underlay;
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat, openat2};
+use nix::fcntl::{OFlag, open, openat};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::signal::Signal;
@@ -149,6 +152,15 @@ pub enum Warning {
     ProcOfHost,
     /// The command can't give files away.
     NotEmulated(InstallError),
+    /// The root was rebuilt from mounts, since an overlay was refused.
+    NoOverlay(Errno),
+}
+
+impl Warning {
+    /// Whether the command can't tell the difference.
+    pub fn is_harmless(&self) -> bool {
+        matches!(self, Self::NoOverlay(_))
+    }
 }
 
 impl fmt::Display for Warning {
@@ -158,6 +170,9 @@ impl fmt::Display for Warning {
                 write!(f, "cannot start in {wanted}, which is not in the container; starting in {taken}")
             }
             Self::NotEmulated(error) => write!(f, "files can belong to root alone in the container: {error}"),
+            Self::NoOverlay(errno) => {
+                write!(f, "cannot mount an overlay: {}; the root is rebuilt from mounts instead", words(*errno))
+            }
             Self::ProcOfHost => {
                 f.write_str("the kernel allows no /proc for these processes alone; it shows the host's")
             }
@@ -371,16 +386,17 @@ fn unshare_the_rest(plan: &LaunchPlan) -> Result<(), PerformError> {
 
 /// What a step mounts, opened before the root is attached.
 enum Source {
-    Mount(OwnedFd),
+    Mount(Mount),
     None,
     /// An optional source that is not there.
     Absent,
 }
 
 /// The tree that the command will see.
-struct Container {
+struct Container<'m> {
+    mounts: &'m Mounts,
     /// The root, as the steps see it.
-    root: OwnedFd,
+    root: Mount,
 }
 
 fn enter(
@@ -394,28 +410,29 @@ fn enter(
     sys::bound_capabilities(keep).map_err(|errno| PerformError::System { doing: "drop capabilities", errno })?;
     let mut warnings = Vec::new();
     let mut sources = Vec::with_capacity(plan.steps.len());
+    let mounts = Mounts::default();
     for step in &plan.steps {
-        sources.push(open_source(step)?);
+        sources.push(open_source(&mounts, step)?);
     }
     let host_proc = plan
         .steps
         .iter()
         .any(|step| matches!(step, Step::Proc { or_host: true, .. }))
-        .then(|| sys::open_tree(None, Path::new("/proc"), true).ok())
+        .then(|| mounts.copy(Path::new("/proc"), 0).ok())
         .flatten();
-    let mut images = mount_images(fuse, server, plan)?;
-    prepare(plan, &images, &mut sources)?;
-    let mut container: Option<Container> = None;
+    let mut images = mount_images(&mounts, fuse, server, plan)?;
+    prepare(&mounts, plan, &images, &mut sources)?;
+    let mut container: Option<Container<'_>> = None;
     for (step, source) in plan.steps.iter().zip(sources) {
         match (step, source, &mut container) {
             (Step::RootServed { connection }, _, None) => {
                 let image = images.get_mut(*connection).and_then(Option::take).ok_or(PerformError::NoServer)?;
-                let root = attach_root(image)?;
+                let root = attach_root(&mounts, image)?;
                 prime(&root);
-                container = Some(Container { root });
+                container = Some(Container { mounts: &mounts, root });
             }
             (Step::RootDirectory { .. }, Source::Mount(directory), None) => {
-                container = Some(Container { root: attach_root(directory)? });
+                container = Some(Container { mounts: &mounts, root: attach_root(&mounts, directory)? });
             }
             (Step::HostDirectory { .. }, _, _) => {}
             (_, source, Some(container)) => {
@@ -508,15 +525,11 @@ fn step_error(step: &Step, problem: StepProblem) -> PerformError {
     PerformError::Step { step: step.to_string(), problem }
 }
 
-fn open_source(step: &Step) -> Result<Source, PerformError> {
-    let copied = |source: &HostPath, need: Need, attributes: u64| {
-        let copy = sys::open_tree(None, source.as_path(), true)
-            .and_then(|copy| sys::mount_setattr(copy.as_fd(), attributes, true).map(|()| copy));
-        match copy {
-            Ok(copy) => Ok(Source::Mount(copy)),
-            Err(_) if need == Need::Optional => Ok(Source::Absent),
-            Err(errno) => Err(step_error(step, StepProblem::Source { path: source.as_bytes().to_vec(), errno })),
-        }
+fn open_source(mounts: &Mounts, step: &Step) -> Result<Source, PerformError> {
+    let copied = |source: &HostPath, need: Need, attributes: u64| match mounts.copy(source.as_path(), attributes) {
+        Ok(copy) => Ok(Source::Mount(copy)),
+        Err(_) if need == Need::Optional => Ok(Source::Absent),
+        Err(errno) => Err(step_error(step, StepProblem::Source { path: source.as_bytes().to_vec(), errno })),
     };
     let restricted = |access| match access {
         Access::ReadOnly => mount_attr::NOSUID | mount_attr::NODEV | mount_attr::RDONLY,
@@ -551,43 +564,49 @@ fn open_source(step: &Step) -> Result<Source, PerformError> {
 
 /// Mounts the file systems of all connections, attached nowhere yet, and hands their descriptors to the server.
 fn mount_images(
+    mounts: &Mounts,
     fuse: Vec<OwnedFd>,
     server: Option<BorrowedFd<'_>>,
     plan: &LaunchPlan,
-) -> Result<Vec<Option<OwnedFd>>, PerformError> {
+) -> Result<Vec<Option<Mount>>, PerformError> {
     let (uid, gid) = match plan.identity {
         Identity::Keep { uid, gid } => (uid, gid),
         Identity::Root { .. } | Identity::Range { .. } | Identity::Privileged => (0, 0),
     };
-    let mut mounts = Vec::new();
+    let (uid, gid) = (uid.to_string(), gid.to_string());
+    let mut images = Vec::new();
     for (index, fuse) in fuse.into_iter().enumerate() {
-        let mounted = (|| {
-            let context = FsContext::open(c"fuse")?;
-            context.set(c"source", "sifu")?;
-            context.set(c"subtype", "sifu")?;
-            context.set(c"fd", &fuse.as_raw_fd().to_string())?;
-            context.set(c"rootmode", "40000")?;
-            context.set(c"user_id", &uid.to_string())?;
-            context.set(c"group_id", &gid.to_string())?;
-            context.set_flag(c"default_permissions")?;
-            context.set_flag(c"allow_other")?;
-            context.set_flag(c"ro")?;
-            context.mount(mount_attr::RDONLY | mount_attr::NOSUID | mount_attr::NODEV)
-        })();
+        let options: [FsOption<'_>; 9] = [
+            (c"source", Some("sifu")),
+            (c"subtype", Some("sifu")),
+            (c"fd", Some(&fuse.as_raw_fd().to_string())),
+            (c"rootmode", Some("40000")),
+            (c"user_id", Some(&uid)),
+            (c"group_id", Some(&gid)),
+            (c"default_permissions", None),
+            (c"allow_other", None),
+            (c"ro", None),
+        ];
+        let mounted = mounts.make(c"fuse", &options, mount_attr::RDONLY | mount_attr::NOSUID | mount_attr::NODEV);
         let mounted = mounted.map_err(|errno| PerformError::Stage { stage: Stage::MountFuse, errno })?;
         let (Some(server), Ok(index)) = (server, u8::try_from(index)) else { return Err(PerformError::NoServer) };
         // If both ends of the connection stayed open here, a server that dies would leave this process waiting for it.
         send_fuse(server, index, &fuse)
             .map_err(|error| PerformError::System { doing: "reach the image server", errno: errno_of(&error) })?;
-        mounts.push(Some(mounted));
+        images.push(Some(mounted));
     }
-    Ok(mounts)
+    Ok(images)
 }
 
 /// Makes the sources that are part of something of ours: generated files, directories of images. The kernel copies a
 /// part only of a mount that is attached, so these are attached first, where the root will hide them.
-fn prepare(plan: &LaunchPlan, images: &[Option<OwnedFd>], sources: &mut [Source]) -> Result<(), PerformError> {
-    let mut session: Option<OwnedFd> = None;
+fn prepare(
+    mounts: &Mounts,
+    plan: &LaunchPlan,
+    images: &[Option<Mount>],
+    sources: &mut [Source],
+) -> Result<(), PerformError> {
+    let mut session: Option<Mount> = None;
     let mut attached = vec![false; images.len()];
     for (index, (step, source)) in plan.steps.iter().zip(sources).enumerate() {
         let made = match step {
@@ -595,25 +614,25 @@ fn prepare(plan: &LaunchPlan, images: &[Option<OwnedFd>], sources: &mut [Source]
                 let directory = match session.take() {
                     Some(directory) => directory,
                     None => {
-                        let directory = tmpfs(0o755, None)?;
-                        attach_over_host(&directory)?;
+                        let directory = tmpfs(mounts, 0o755, None)?;
+                        mounts.hide(&directory)?;
                         directory
                     }
                 };
                 let name = format!("file{index}");
                 write_new(&directory, OsStr::new(&name), *mode, content)?;
-                let file = sys::open_tree(Some(directory.as_fd()), Path::new(&name), false)?;
-                sys::mount_setattr(file.as_fd(), mount_attr::RDONLY | mount_attr::NOSUID | mount_attr::NODEV, false)?;
+                let attributes = mount_attr::RDONLY | mount_attr::NOSUID | mount_attr::NODEV;
+                let file = mounts.part(directory.as_fd(), OsStr::new(&name), attributes)?;
                 session = Some(directory);
                 Ok(file)
             })(),
             Step::Image { connection, subdirectory, .. } => (|| {
                 let image = images.get(*connection).and_then(Option::as_ref).ok_or(Errno::EBADF)?;
                 if !std::mem::replace(&mut attached[*connection], true) {
-                    attach_over_host(image)?;
+                    mounts.hide(image)?;
                 }
-                let part = open_inside(image, subdirectory, OFlag::O_PATH)?;
-                sys::open_tree(Some(part.as_fd()), Path::new(""), false)
+                let part = open_inside(image.as_fd(), subdirectory)?;
+                mounts.part(part.as_fd(), OsStr::new(""), 0)
             })(),
             _ => continue,
         };
@@ -622,19 +641,13 @@ fn prepare(plan: &LaunchPlan, images: &[Option<OwnedFd>], sources: &mut [Source]
     Ok(())
 }
 
-/// Attaches a mount over the host's root, and over what is there already.
-fn attach_over_host(mount: &OwnedFd) -> nix::Result<()> {
-    let root = open("/", OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?;
-    sys::move_mount(mount.as_fd(), root.as_fd())
-}
-
-fn attach_root(mount: OwnedFd) -> Result<OwnedFd, PerformError> {
-    attach_over_host(&mount).map_err(|errno| PerformError::System { doing: "attach the container's root", errno })?;
-    Ok(mount)
+fn attach_root(mounts: &Mounts, root: Mount) -> Result<Mount, PerformError> {
+    mounts.cover_host(&root).map_err(|errno| PerformError::System { doing: "attach the container's root", errno })?;
+    Ok(root)
 }
 
 /// Lists the beginning of the root once: the kernel then knows these names, and asks the server for none of them again.
-fn prime(root: &OwnedFd) {
+fn prime(root: &Mount) {
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
     if let Ok(directory) = openat(root, ".", flags, Mode::empty()) {
         // What is not known is asked for later.
@@ -642,12 +655,12 @@ fn prime(root: &OwnedFd) {
     }
 }
 
-impl Container {
+impl Container<'_> {
     fn perform(
         &mut self,
         step: &Step,
         source: Source,
-        host_proc: Option<&OwnedFd>,
+        host_proc: Option<&Mount>,
     ) -> Result<Option<Warning>, PerformError> {
         let failed = |problem| step_error(step, problem);
         let mounted = |errno| step_error(step, StepProblem::Mount { errno });
@@ -664,18 +677,23 @@ impl Container {
             }
             (Step::File { target, .. }, Source::Mount(file)) => self.attach(&file, target, false).map_err(failed)?,
             (Step::RootLayer { access, size_bytes, nodes }, _) => {
-                let overlay = self
-                    .overlay(*access, *size_bytes, nodes)
-                    .map_err(|errno| PerformError::Stage { stage: Stage::MountOverlay, errno })?;
-                self.root = attach_root(overlay)?;
+                let refused = |errno| PerformError::Stage { stage: Stage::MountOverlay, errno };
+                match (self.overlay(*access, *size_bytes, nodes), access) {
+                    (Ok(overlay), _) => self.root = attach_root(self.mounts, overlay)?,
+                    (Err(errno), Access::ReadWrite) => return Err(refused(errno)),
+                    (Err(errno), Access::ReadOnly) => {
+                        self.root = self.underlay(*size_bytes, nodes).map_err(|_| refused(errno))?;
+                        return Ok(Some(Warning::NoOverlay(errno)));
+                    }
+                }
             }
             (Step::Tmpfs { target, mode, size_bytes, create }, _) => {
-                let made = tmpfs(*mode, *size_bytes);
+                let made = tmpfs(self.mounts, *mode, *size_bytes);
                 let made = made.map_err(|errno| PerformError::Stage { stage: Stage::MountTmpfs, errno })?;
                 self.attach(&made, target, *create).map_err(failed)?;
             }
             (Step::Proc { target, or_host }, _) => {
-                let made = FsContext::open(c"proc").and_then(|proc| proc.mount(mount_attr::NOSUID | mount_attr::NODEV));
+                let made = self.mounts.make(c"proc", &[], mount_attr::NOSUID | mount_attr::NODEV);
                 match (made, host_proc) {
                     (Ok(proc), _) => self.attach(&proc, target, false).map_err(failed)?,
                     (Err(Errno::EPERM), Some(host)) if *or_host => {
@@ -686,19 +704,15 @@ impl Container {
                 }
             }
             (Step::Devpts { target }, _) => {
-                let devpts = FsContext::open(c"devpts").and_then(|context| {
-                    context.set_flag(c"newinstance")?;
-                    context.set(c"ptmxmode", "0666")?;
-                    context.set(c"mode", "0620")?;
-                    context.mount(mount_attr::NOSUID)
-                });
+                let options = [(c"newinstance", None), (c"ptmxmode", Some("0666")), (c"mode", Some("0620"))];
+                let devpts = self.mounts.make(c"devpts", &options, mount_attr::NOSUID);
                 self.attach(&devpts.map_err(mounted)?, target, true).map_err(failed)?;
             }
             (Step::Mqueue { target }, _) => {
-                let mqueue = FsContext::open(c"mqueue").and_then(|m| m.mount(mount_attr::NOSUID | mount_attr::NODEV));
+                let mqueue = self.mounts.make(c"mqueue", &[], mount_attr::NOSUID | mount_attr::NODEV);
                 self.attach(&mqueue.map_err(mounted)?, target, true).map_err(failed)?;
             }
-            (Step::Make { node, need }, _) => make_inside(&self.root, node)
+            (Step::Make { node, need }, _) => make_inside(self.root.as_fd(), node)
                 .or_else(|errno| excuse(*need, StepProblem::Target { path: node.path.clone(), errno }))
                 .map_err(failed)?,
             // A second root, or a source that does not fit its step.
@@ -708,10 +722,10 @@ impl Container {
     }
 
     /// Attaches `mount` at `target` inside the root.
-    fn attach(&self, mount: &OwnedFd, target: &ContainerPath, create: bool) -> Result<(), StepProblem> {
+    fn attach(&self, mount: &Mount, target: &ContainerPath, create: bool) -> Result<(), StepProblem> {
         let wrong = |errno| StepProblem::Target { path: target.clone(), errno };
         let source_is_directory = is_directory(&fstat(mount).map_err(|errno| StepProblem::Mount { errno })?);
-        let open_target = || open_inside(&self.root, target, OFlag::O_PATH);
+        let open_target = || open_inside(self.root.as_fd(), target);
         let place = match open_target() {
             Ok(place) => place,
             Err(Errno::ENOENT) if create => {
@@ -719,7 +733,7 @@ impl Container {
                     true => (NodeContent::Directory, 0o755),
                     false => (NodeContent::File(Vec::new()), 0o644),
                 };
-                make_inside(&self.root, &Node { path: target.clone(), mode, content }).map_err(wrong)?;
+                make_inside(self.root.as_fd(), &Node { path: target.clone(), mode, content }).map_err(wrong)?;
                 open_target().map_err(wrong)?
             }
             Err(errno) => return Err(wrong(errno)),
@@ -727,14 +741,14 @@ impl Container {
         if fstat(&place).is_ok_and(|stat| is_directory(&stat) != source_is_directory) {
             return Err(StepProblem::Kinds { source_is_directory, target: target.clone() });
         }
-        sys::move_mount(mount.as_fd(), place.as_fd()).map_err(|errno| StepProblem::Mount { errno })
+        self.mounts.attach(mount, place.as_fd()).map_err(|errno| StepProblem::Mount { errno })
     }
 
     /// Joins the root with a fresh tmpfs that holds `nodes`.
-    fn overlay(&self, access: Access, size_bytes: Option<u64>, nodes: &[Node]) -> nix::Result<OwnedFd> {
-        let layer = tmpfs(0o755, size_bytes)?;
+    fn overlay(&self, access: Access, size_bytes: Option<u64>, nodes: &[Node]) -> nix::Result<Mount> {
+        let layer = tmpfs(self.mounts, 0o755, size_bytes)?;
         // Overlayfs takes layers that are attached.
-        attach_over_host(&layer)?;
+        self.mounts.hide(&layer)?;
         let directory = |name| {
             mkdirat(&layer, name, Mode::S_IRWXU)?;
             let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
@@ -744,25 +758,43 @@ impl Container {
         fchmod(&upper, Mode::from_bits_truncate(fstat(&self.root)?.st_mode & 0o7777))?;
         for node in nodes {
             self.copy_parents(&upper, &node.path)?;
-            make_inside(&upper, node)?;
+            make_inside(upper.as_fd(), node)?;
         }
-        let at = |fd: &OwnedFd| format!("/proc/self/fd/{}", fd.as_raw_fd());
-        let context = FsContext::open(c"overlay")?;
-        context.set(c"source", "sifu")?;
+        let at = |fd: BorrowedFd<'_>| by_number(fd).display().to_string();
+        let (root, upper, work) = (at(self.root.as_fd()), at(upper.as_fd()), at(work.as_fd()));
         match access {
             Access::ReadOnly => {
-                context.set(c"lowerdir", &format!("{}:{}", at(&upper), at(&self.root)))?;
-                context.mount(mount_attr::RDONLY | mount_attr::NOSUID | mount_attr::NODEV)
+                let layers = format!("{upper}:{root}");
+                let options = [(c"source", Some("sifu")), (c"lowerdir", Some(layers.as_str()))];
+                let attributes = mount_attr::RDONLY | mount_attr::NOSUID | mount_attr::NODEV;
+                self.mounts.make(c"overlay", &options, attributes)
             }
             Access::ReadWrite => {
-                context.set(c"lowerdir", &at(&self.root))?;
-                context.set(c"upperdir", &at(&upper))?;
-                context.set(c"workdir", &at(&work))?;
-                // The attributes that overlayfs keeps by itself are for real root; these anyone can write.
-                context.set_flag(c"userxattr")?;
-                context.mount(mount_attr::NOSUID | mount_attr::NODEV)
+                let options = [
+                    (c"source", Some("sifu")),
+                    (c"lowerdir", Some(root.as_str())),
+                    (c"upperdir", Some(&upper)),
+                    (c"workdir", Some(&work)),
+                    // The attributes that overlayfs keeps by itself are for real root; these anyone can write.
+                    (c"userxattr", None),
+                ];
+                let (attributes, known_early) = (mount_attr::NOSUID | mount_attr::NODEV, &options[..4]);
+                match self.mounts.make(c"overlay", &options, attributes) {
+                    // Kernels that let users mount an overlay before 5.11, by a patch, don't know the last option.
+                    Err(Errno::EINVAL) => self.mounts.make(c"overlay", known_early, attributes),
+                    made => made,
+                }
             }
         }
+    }
+
+    /// Joins the root with `nodes` where no overlay can do it.
+    fn underlay(&self, size_bytes: Option<u64>, nodes: &[Node]) -> nix::Result<Mount> {
+        let layer = tmpfs(self.mounts, fstat(&self.root)?.st_mode & 0o7777, size_bytes)?;
+        self.mounts.cover_host(&layer)?;
+        underlay::build(self.root.as_fd(), layer.as_fd(), nodes)?;
+        self.mounts.restrict(&layer, mount_attr::RDONLY | mount_attr::NOSUID | mount_attr::NODEV)?;
+        Ok(layer)
     }
 
     /// Gives the directories on the way to a node of the layer the modes that they have in the root.
@@ -771,12 +803,11 @@ impl Container {
         let parent = path.parent();
         for name in parent.components() {
             at = at.join(name).map_err(|_| Errno::EINVAL)?;
-            if open_inside(upper, &at, OFlag::O_PATH).is_ok() {
+            if open_inside(upper.as_fd(), &at).is_ok() {
                 continue;
             }
-            let mode =
-                open_inside(&self.root, &at, OFlag::O_PATH).and_then(fstat).map_or(0o755, |stat| stat.st_mode & 0o7777);
-            make_inside(upper, &Node { path: at.clone(), mode, content: NodeContent::Directory })?;
+            let mode = open_inside(self.root.as_fd(), &at).and_then(fstat).map_or(0o755, |stat| stat.st_mode & 0o7777);
+            make_inside(upper.as_fd(), &Node { path: at.clone(), mode, content: NodeContent::Directory })?;
         }
         Ok(())
     }
@@ -794,42 +825,24 @@ fn is_directory(stat: &FileStat) -> bool {
     SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT == SFlag::S_IFDIR
 }
 
-fn tmpfs(mode: u32, size_bytes: Option<u64>) -> nix::Result<OwnedFd> {
-    let context = FsContext::open(c"tmpfs")?;
-    context.set(c"source", "sifu")?;
-    context.set(c"mode", &format!("{mode:o}"))?;
-    if let Some(size) = size_bytes {
-        context.set(c"size", &size.to_string())?;
-    }
-    context.mount(mount_attr::NOSUID | mount_attr::NODEV)
-}
-
-/// Opens `path` inside `root`: symbolic links, whoever made them, are followed there and never out of it.
-fn open_inside(root: &OwnedFd, path: &ContainerPath, flags: OFlag) -> nix::Result<OwnedFd> {
-    let resolve = ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS;
-    let how = OpenHow::new().flags(flags | OFlag::O_CLOEXEC).resolve(resolve);
-    let mut opened = openat2(root, path.relative(), how);
-    // EAGAIN: something was renamed meanwhile, and the kernel could not tell whether the path had left the root.
-    for _ in 0..16 {
-        if !matches!(opened, Err(Errno::EAGAIN)) {
-            break;
-        }
-        opened = openat2(root, path.relative(), how);
-    }
-    opened
+fn tmpfs(mounts: &Mounts, mode: u32, size_bytes: Option<u64>) -> nix::Result<Mount> {
+    let (mode, size) = (format!("{mode:o}"), size_bytes.map(|size| size.to_string()));
+    let options = [(c"source", Some("sifu")), (c"mode", Some(mode.as_str())), (c"size", size.as_deref())];
+    let given = if size.is_some() { 3 } else { 2 };
+    mounts.make(c"tmpfs", &options[..given], mount_attr::NOSUID | mount_attr::NODEV)
 }
 
 /// Makes a node inside `root`, and the directories on the way that are missing. What is there already stays.
-fn make_inside(root: &OwnedFd, node: &Node) -> nix::Result<()> {
-    let mut directory = open_inside(root, &ContainerPath::root(), OFlag::O_PATH)?;
+fn make_inside(root: BorrowedFd<'_>, node: &Node) -> nix::Result<()> {
+    let mut directory = open_inside(root, &ContainerPath::root())?;
     let mut at = ContainerPath::root();
     let parent = node.path.parent();
     for name in parent.components() {
         at = at.join(name).map_err(|_| Errno::EINVAL)?;
-        directory = match open_inside(root, &at, OFlag::O_PATH) {
+        directory = match open_inside(root, &at) {
             Err(Errno::ENOENT) => {
                 mkdirat(&directory, OsStr::from_bytes(name), Mode::from_bits_truncate(0o755))?;
-                open_inside(root, &at, OFlag::O_PATH)?
+                open_inside(root, &at)?
             }
             opened => opened?,
         };
@@ -847,7 +860,7 @@ fn make_inside(root: &OwnedFd, node: &Node) -> nix::Result<()> {
 }
 
 /// Writes a file that must not be there yet.
-fn write_new(directory: &OwnedFd, name: &OsStr, mode: u32, content: &[u8]) -> nix::Result<()> {
+fn write_new(directory: impl AsFd, name: &OsStr, mode: u32, content: &[u8]) -> nix::Result<()> {
     let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC;
     let file = openat(directory, name, flags, Mode::from_bits_truncate(mode))?;
     File::from(file).write_all(content).map_err(|error| errno_of(&error))

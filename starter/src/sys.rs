@@ -337,7 +337,7 @@ impl FsContext {
     }
 
     /// Makes the file system and a mount of it with attributes (see [`mount_attr`]), attached nowhere.
-    pub fn mount(self, attributes: u64) -> nix::Result<std::os::fd::OwnedFd> {
+    pub fn mount(&self, attributes: u64) -> nix::Result<std::os::fd::OwnedFd> {
         use std::os::fd::AsRawFd;
         self.configure(FSCONFIG_CMD_CREATE, None, None)?;
         // SAFETY: takes numbers only.

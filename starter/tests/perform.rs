@@ -1,14 +1,19 @@
 //! Each step of a plan alone, performed in a child process that has a container of its own and looks at it from inside.
 //!
+//! Each twice: as this kernel does it, and under a filter that answers for the calls of later kernels as Linux 4.18 does.
+//!
 //! A machine without user namespaces skips them, and says so.
 
+use nix::errno::Errno;
+use nix::libc::{self, c_long};
 use nix::sys::stat::Mode;
 use starter::paths::{ContainerPath, HostPath};
-use starter::perform::{Launched, PerformError, StepProblem, launch};
+use starter::perform::{Entered, Launched, PerformError, Stage, StepProblem, Warning, launch};
 use starter::plan::{
     Access, Capabilities, Command, Directory, Identity, LaunchPlan, Namespaces, Need, Node, NodeContent, Parent, Step,
 };
 use starter::sys;
+use std::collections::HashMap;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
@@ -88,24 +93,97 @@ fn lacks_user_namespaces() -> bool {
     lacks
 }
 
-/// Performs the plan in a child and looks around inside.
-fn inside(plan: &LaunchPlan, look: impl FnOnce(&starter::perform::Entered)) {
+/// Calls that Linux 4.18 does not have.
+const LATER: [Refused; 9] = [
+    Refused::always(libc::SYS_open_tree),
+    Refused::always(libc::SYS_move_mount),
+    Refused::always(libc::SYS_fsopen),
+    Refused::always(libc::SYS_fsconfig),
+    Refused::always(libc::SYS_fsmount),
+    Refused::always(libc::SYS_mount_setattr),
+    Refused::always(libc::SYS_openat2),
+    Refused::always(libc::SYS_pidfd_open),
+    Refused::always(libc::SYS_close_range),
+];
+/// Linux 5.4: mounts by descriptors, and nothing that changes their attributes.
+const LATER_THAN_5_4: [Refused; 2] = [Refused::always(libc::SYS_mount_setattr), Refused::always(libc::SYS_openat2)];
+
+/// What makes a file system read-only from the beginning: in a container whose root is a directory, an overlay alone.
+const READ_ONLY: u32 = 1 | 2 | 4;
+const READ_ONLY_FILE_SYSTEMS: [Refused; 2] =
+    [Refused::with(libc::SYS_fsmount, 2, READ_ONLY), Refused::with(libc::SYS_mount, 3, READ_ONLY)];
+
+/// A call that a filter refuses.
+#[derive(Clone, Copy)]
+struct Refused {
+    call: c_long,
+    /// If the low word of the argument of this number is this.
+    argument: Option<(u32, u32)>,
+}
+
+impl Refused {
+    const fn always(call: c_long) -> Self {
+        Self { call, argument: None }
+    }
+
+    const fn with(call: c_long, number: u32, value: u32) -> Self {
+        Self { call, argument: Some((number, value)) }
+    }
+}
+
+/// Answers `errno` for the calls in this process from now on.
+fn refuse(calls: &[Refused], errno: Errno) {
+    const LOAD: u16 = 0x20;
+    const JUMP_IF_EQUAL: u16 = 0x15;
+    const RETURN: u16 = 0x06;
+    const ARGUMENTS: u32 = 16;
+    let mut program = Vec::new();
+    let mut say = |code: u16, otherwise: u8, k: u32| {
+        program.extend_from_slice(&code.to_ne_bytes());
+        program.extend_from_slice(&[0, otherwise]);
+        program.extend_from_slice(&k.to_ne_bytes());
+    };
+    for refused in calls {
+        say(LOAD, 0, 0);
+        say(JUMP_IF_EQUAL, if refused.argument.is_some() { 3 } else { 1 }, u32::try_from(refused.call).unwrap());
+        if let Some((number, value)) = refused.argument {
+            say(LOAD, 0, ARGUMENTS + 8 * number);
+            say(JUMP_IF_EQUAL, 1, value);
+        }
+        say(RETURN, 0, libc::SECCOMP_RET_ERRNO | errno as u32);
+    }
+    say(RETURN, 0, libc::SECCOMP_RET_ALLOW);
+    nix::sys::prctl::set_no_new_privs().unwrap();
+    sys::install_seccomp(&program).unwrap();
+}
+
+/// Performs the plan in a child and looks at what comes of it, once for each kernel.
+fn perform(plan: &LaunchPlan, look: impl Fn(Result<Launched, PerformError>)) {
     if lacks_user_namespaces() {
         return;
     }
-    in_child(|| match launch(plan, None, None) {
+    let kernels: [(&[Refused], Errno); 4] =
+        [(&[], Errno::ENOSYS), (&LATER, Errno::ENOSYS), (&LATER, Errno::EPERM), (&LATER_THAN_5_4, Errno::ENOSYS)];
+    for (missing, errno) in kernels {
+        in_child(|| {
+            refuse(missing, errno);
+            look(launch(plan, None, None));
+        });
+    }
+}
+
+/// Performs the plan and looks around inside.
+fn inside(plan: &LaunchPlan, look: impl Fn(&Entered)) {
+    perform(plan, |launched| match launched {
         Ok(Launched::Inside(entered)) => look(&entered),
         Ok(Launched::Ended(ended)) => panic!("a parent stayed: {ended:?}"),
         Err(error) => panic!("{error}"),
     });
 }
 
-/// Performs the plan in a child and looks at its error.
-fn fails(plan: &LaunchPlan, look: impl FnOnce(&PerformError)) {
-    if lacks_user_namespaces() {
-        return;
-    }
-    in_child(|| match launch(plan, None, None) {
+/// Performs the plan and looks at its error.
+fn fails(plan: &LaunchPlan, look: impl Fn(&PerformError)) {
+    perform(plan, |launched| match launched {
         Ok(_) => panic!("it worked"),
         Err(error) => look(&error),
     });
@@ -219,6 +297,108 @@ fn a_layer_takes_changes_and_leaves_the_directory_as_it_is() {
     });
     assert_eq!(fs::read_to_string(root.0.join("root/etc/issue")).unwrap(), "image\n");
     assert!(!root.0.join("root/brand").exists());
+}
+
+#[test]
+fn without_overlays_the_root_is_rebuilt_from_mounts() {
+    let root = Root::new("underlay");
+    symlink("etc/issue", root.0.join("root/link")).unwrap();
+    symlink("/etc", root.0.join("root/tmp/etc")).unwrap();
+    fs::create_dir_all(root.0.join("root/etc/deep/er")).unwrap();
+    fs::set_permissions(root.0.join("root/etc"), fs::Permissions::from_mode(0o711)).unwrap();
+    fs::write(root.0.join("root/etc/passwd"), "root\n").unwrap();
+    fs::write(root.0.join("root/etc/deep/file"), "deep\n").unwrap();
+    let node = |path, content| Node { path: at(path), mode: 0o640, content };
+    let nodes = vec![
+        node("/etc/passwd", NodeContent::File(b"ada\n".to_vec())),
+        node("/etc/deep/er/new", NodeContent::Directory),
+        node("/etc/mtab", NodeContent::Symlink(b"/proc/mounts".to_vec())),
+        node("/mnt", NodeContent::Directory),
+        node("/link/below", NodeContent::Directory),
+        node("/brand/new", NodeContent::File(Vec::new())),
+    ];
+    let steps = vec![
+        Step::RootLayer { access: Access::ReadOnly, size_bytes: None, nodes },
+        bind(root.host(""), "/etc/deep/er/new", Access::ReadWrite, Need::Required, false),
+        bind(root.host("file"), "/brand/new", Access::ReadOnly, Need::Required, false),
+    ];
+    let plan = root.plan(Access::ReadOnly, steps);
+    perform_without_overlays(&plan, |launched| {
+        let Ok(Launched::Inside(entered)) = launched else { panic!("{launched:?}") };
+        assert!(matches!(entered.warnings[..], [Warning::NoOverlay(Errno::ENODEV)]), "{:?}", entered.warnings);
+        assert!(entered.warnings[0].is_harmless());
+        assert_eq!(read("/etc/passwd"), "ada\n");
+        assert_eq!(read("/etc/issue"), "image\n");
+        assert_eq!(read("/etc/deep/file"), "deep\n");
+        assert_eq!(read("/etc/deep/er/new/file"), "host\n");
+        assert_eq!(read("/brand/new"), "host\n");
+        assert_eq!(fs::read_link("/etc/mtab").unwrap(), Path::new("/proc/mounts"));
+        assert_eq!(fs::read_link("/tmp/etc").unwrap(), Path::new("/etc"));
+        // A link on the way is replaced, as an overlay would.
+        assert!(Path::new("/link/below").is_dir());
+        assert_eq!(Path::new("/etc").metadata().unwrap().permissions().mode() & 0o7777, 0o711);
+        for path in ["/new", "/etc/new", "/etc/issue", "/etc/passwd", "/mnt/new", "/etc/deep/new"] {
+            assert!(fs::write(path, "x").is_err(), "{path}");
+        }
+        fs::write("/etc/deep/er/new/written", "x").unwrap();
+    });
+    assert_eq!(fs::read_to_string(root.0.join("root/etc/passwd")).unwrap(), "root\n");
+    assert!(!root.0.join("root/brand").exists());
+}
+
+#[test]
+fn a_writable_layer_needs_an_overlay() {
+    let root = Root::new("overlay-needed");
+    let layer = Step::RootLayer { access: Access::ReadWrite, size_bytes: None, nodes: Vec::new() };
+    let plan = root.plan(Access::ReadOnly, vec![layer]);
+    if lacks_user_namespaces() {
+        return;
+    }
+    // The only option without a value in this plan is the overlay's.
+    const FLAG: u32 = 0;
+    in_child(|| {
+        refuse(&[Refused::with(libc::SYS_fsconfig, 1, FLAG)], Errno::EPERM);
+        let Err(error) = launch(&plan, None, None) else { panic!("it worked") };
+        assert!(matches!(error, PerformError::Stage { stage: Stage::MountOverlay, errno: Errno::EPERM }), "{error}");
+    });
+}
+
+/// As [`perform`], where no overlay can be mounted.
+fn perform_without_overlays(plan: &LaunchPlan, look: impl Fn(Result<Launched, PerformError>)) {
+    if lacks_user_namespaces() {
+        return;
+    }
+    for missing in [&[][..], &LATER] {
+        in_child(|| {
+            refuse(missing, Errno::ENOSYS);
+            refuse(&READ_ONLY_FILE_SYSTEMS, Errno::ENODEV);
+            look(launch(plan, None, None));
+        });
+    }
+}
+
+#[test]
+fn a_bind_restricts_what_is_mounted_below_it() {
+    let root = Root::new("below");
+    let steps = vec![
+        bind(HostPath::new("/"), "/mnt", Access::ReadOnly, Need::Required, false),
+        bind(HostPath::new("/proc"), "/proc", Access::ReadWrite, Need::Required, false),
+    ];
+    inside(&root.plan(Access::ReadOnly, steps), |_| {
+        let mounts = read("/proc/self/mountinfo");
+        let lines = || mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>());
+        // The last mount at a point hides those before it.
+        let seen: HashMap<&str, &str> = lines().map(|fields| (fields[4], fields[5])).collect();
+        let below: Vec<_> = seen.into_iter().filter(|(point, _)| point.starts_with("/mnt")).collect();
+        assert!(below.len() > 2, "{mounts}");
+        for (point, options) in below {
+            for wanted in ["ro", "nosuid", "nodev"] {
+                assert!(options.split(',').any(|option| option == wanted), "{point} lacks {wanted}: {options}");
+            }
+        }
+        // Nothing of how the container was made is in the copy.
+        assert!(!mounts.contains(" sifu "), "{mounts}");
+    });
 }
 
 #[test]
