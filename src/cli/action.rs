@@ -5,13 +5,13 @@
 
 use std::ffi::{OsStr, OsString};
 use std::io::{Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use super::unpack;
 use starter::paths::HostPath;
 use starter::perform::{Launched, PerformError, Stage};
 use starter::plan::{Command, Emulation, LaunchPlan, Node};
@@ -22,20 +22,19 @@ use crate::conf::{self, SiteConfig};
 use crate::gpu::{BindKind, GpuBinds};
 use crate::host::facts::{Attempt, FuseDevice, HostFacts};
 use crate::host::{self, What, switches};
-use crate::image::extract::{self, Survey};
 use crate::image::{self, Image, ImageKind};
 use crate::launch::binds::Bind;
 use crate::launch::diagnosis;
 use crate::launch::environment::{self, Action, EnvFile, Environment, EnvironmentFacts, Output, Pair, ShellProgram};
 use crate::launch::layout::{self, LayoutFacts, Root};
-use crate::launch::mount_method::{MountMethod, fuse_errno, mount_method};
+use crate::launch::mount_method::{MountMethod, mount_method};
 use crate::launch::plan::{self, Parts, PlanError};
 use crate::launch::ranks::{self, Surroundings};
 use crate::launch::request::{LaunchRequest, Sharing};
 use crate::launch::seccomp::{self, Architecture, SeccompContext};
 use crate::launch::start::{self, start};
 use crate::remembered::{Journal, JournalError};
-use crate::report::{self, Failure, Hint, cause, failure};
+use crate::report::{self, Failure, cause, failure};
 use crate::squashfs;
 use crate::tree::lookup::{self, Kind};
 
@@ -160,9 +159,12 @@ fn prepare(request: &LaunchRequest, purpose: Purpose) -> Result<Prepared, Failur
         MountMethod::Directory if request.writable => Root::Writable(image.facts.path.clone()),
         MountMethod::Directory => Root::Directory(image.facts.path.clone()),
         MountMethod::Unpacked { instead } => {
-            let place = unpack(request, &image, *instead, purpose)?;
-            let tree = place.join("root");
-            unpacked = Some(HostPath::new(place));
+            let image = match purpose {
+                Purpose::Start => unpack::unpack(request, &image, *instead)?,
+                Purpose::Print => unpack::place(request),
+            };
+            let tree = image.tree();
+            unpacked = Some(image);
             Root::Directory(HostPath::new(tree))
         }
     };
@@ -265,7 +267,15 @@ fn prepare(request: &LaunchRequest, purpose: Purpose) -> Result<Prepared, Failur
         None => Vec::new(),
         Some(file) => seccomp(file, request, &site, &who, &host)?,
     };
-    let parts = Parts { who, layout: laid_out, command, environment: variables, seccomp, emulation, remove: unpacked };
+    let parts = Parts {
+        who,
+        layout: laid_out,
+        command,
+        environment: variables,
+        seccomp,
+        emulation,
+        remove: unpacked.map(|image| HostPath::new(image.release())),
+    };
     let mut plan = plan::assemble(request, &site, parts).map_err(|error| failure(&error))?;
     plan.share = share_name(request, &facts.host, &plan, &image);
     Ok(Prepared::Ready(Box::new(Ready { plan, images, output, fuse: host.fuse })))
@@ -304,11 +314,7 @@ fn share_name(request: &LaunchRequest, variables: &[Pair], plan: &LaunchPlan, im
 /// The process that started this one, and when it was started itself, in ticks since the machine was.
 fn parent() -> (u32, u64) {
     let id = std::os::unix::process::parent_id();
-    let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
-    // The name before may hold anything, blanks and parentheses included. The start is field 22.
-    let after_name = stat.rsplit(')').next().unwrap_or_default();
-    let started = after_name.split_whitespace().nth(19).and_then(|field| field.parse().ok());
-    (id, started.unwrap_or(0))
+    (id, unpack::start_of(id).unwrap_or(0))
 }
 
 fn allowed_kind(site: &SiteConfig, kind: ImageKind) -> Result<(), Failure> {
@@ -402,79 +408,6 @@ fn open_bound_images(
         bound.push(Some((connection, stat.kind == Kind::Directory)));
     }
     Ok(bound)
-}
-
-// ---- the rung below: unpacking ----
-
-/// Unpacks the image's root into a new temporary directory; gives that directory, whose `root` is the tree.
-fn unpack(
-    request: &LaunchRequest,
-    image: &Image,
-    instead: Option<FuseDevice>,
-    purpose: Purpose,
-) -> Result<PathBuf, Failure> {
-    let base = temporary_directory(request);
-    let template = base.join("sifu-unpacked-XXXXXX");
-    if purpose == Purpose::Print {
-        return Ok(template);
-    }
-    let reader = image.partition().ok_or_else(|| Failure::new("the image has no partition to unpack"))?;
-    let survey = extract::survey(reader).map_err(|error| failure(&error))?;
-    announce(&survey, instead, &base);
-    let in_base = |error: std::io::Error| {
-        Failure::new(format!("cannot make a directory in {}: {}", base.display(), cause(&error)))
-            .hint("--tmpdir names another directory for temporary files.")
-    };
-    let open = |path: &Path| std::fs::File::open(path).map(OwnedFd::from);
-    let space = open(&base).map_err(in_base)?;
-    extract::check_space(&survey, space.as_fd())
-        .map_err(|error| failure(&error).hint("--tmpdir names another directory for temporary files."))?;
-    let place = nix::unistd::mkdtemp(&template).map_err(|errno| in_base(errno.into()))?;
-    let tree = place.join("root");
-    let extracted = std::fs::create_dir(&tree)
-        .and_then(|()| open(&tree))
-        .map_err(in_base)
-        .and_then(|target| extract::extract(reader, target).map_err(|error| failure(&error)));
-    if let Err(failed) = extracted {
-        if let Some(name) = place.file_name() {
-            // What is there is worth nothing; the first error is the one to tell.
-            let _ = extract::remove(space.as_fd(), name);
-        }
-        return Err(failed);
-    }
-    wait_for_one_thread();
-    Ok(place)
-}
-
-fn announce(survey: &Survey, instead: Option<FuseDevice>, base: &Path) {
-    let mib = survey.size_bytes.div_ceil(1 << 20);
-    let what = format!("unpacking the image to {}: {mib} MiB, {} files", base.display(), survey.inodes);
-    match instead {
-        None => report::info(what),
-        Some(fuse) => {
-            let why = diagnosis::explain(Attempt::OpenFuse, fuse_errno(fuse), &switches::observe(), fuse);
-            report::warning(format_args!("{why}; {what}"));
-            why.hints().iter().for_each(report::info);
-        }
-    }
-}
-
-fn temporary_directory(request: &LaunchRequest) -> PathBuf {
-    let said = request.tmpdir.clone().or_else(|| std::env::var_os("TMPDIR"));
-    said.filter(|path| !path.is_empty()).map_or_else(|| PathBuf::from("/tmp"), PathBuf::from)
-}
-
-/// Threads that have been joined may still be on their way out in the kernel, which gives a user namespace to a
-/// process with one thread only.
-fn wait_for_one_thread() {
-    const STEP: Duration = Duration::from_micros(200);
-    const STEPS: u32 = 5000;
-    for _ in 0..STEPS {
-        if std::fs::read_dir("/proc/self/task").map_or(1, Iterator::count) <= 1 {
-            return;
-        }
-        std::thread::sleep(STEP);
-    }
 }
 
 // ---- what people see ----

@@ -20,6 +20,7 @@ pub mod parse;
 pub mod progress;
 pub mod run_help;
 pub mod sif;
+mod unpack;
 pub mod version;
 
 use std::cell::Cell;
