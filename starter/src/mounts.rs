@@ -45,6 +45,8 @@ pub struct Mounts {
     stage: OnceCell<Stage>,
     /// Whether a root lies over the host's: a stage that came later would hide it.
     covered: Cell<bool>,
+    /// Mounts over the host's root, one over the other.
+    over_host: Cell<u32>,
 }
 
 impl Mounts {
@@ -84,8 +86,7 @@ impl Mounts {
 
     /// Attaches a mount over the host's root, and over what lies there already.
     pub fn cover_host(&self, mount: &Mount) -> nix::Result<()> {
-        let root = open("/", OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?;
-        self.attach(mount, root.as_fd())?;
+        self.pile(mount)?;
         self.covered.set(true);
         Ok(())
     }
@@ -95,8 +96,19 @@ impl Mounts {
         if mount.staged {
             return Ok(());
         }
-        let root = open("/", OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?;
-        self.attach(mount, root.as_fd())
+        self.pile(mount)
+    }
+
+    /// How many mounts lie over the host's root.
+    pub fn over_host(&self) -> u32 {
+        self.over_host.get()
+    }
+
+    fn pile(&self, mount: &Mount) -> nix::Result<()> {
+        let root = open("/", PATH_ONLY, Mode::empty())?;
+        self.attach(mount, root.as_fd())?;
+        self.over_host.set(self.over_host.get() + 1);
+        Ok(())
     }
 
     /// Adds attributes to an attached mount, and leaves those below it as they are.
@@ -129,6 +141,7 @@ impl Mounts {
             return Err(Errno::ENOSYS);
         }
         let made = Stage::new()?;
+        self.over_host.set(self.over_host.get() + 1);
         Ok(self.stage.get_or_init(|| made))
     }
 }

@@ -458,7 +458,8 @@ fn enter(
         // root it is, as pivot_root does, is not needed.
         chroot(".").map_err(pivot)?;
     } else {
-        sys::pivot_root_here().map_err(pivot)?;
+        // The host's root, and what is over it but the new root.
+        sys::pivot_root_here(mounts.over_host()).map_err(pivot)?;
     }
     chdir("/").map_err(pivot)?;
     drop(container);

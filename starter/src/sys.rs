@@ -362,14 +362,18 @@ impl FsContext {
     }
 }
 
-/// Makes the current directory the root, and detaches the old one.
-pub fn pivot_root_here() -> nix::Result<()> {
+/// Makes the current directory the root, and detaches the old one with the mounts over it: `mounts` in all.
+pub fn pivot_root_here(mounts: u32) -> nix::Result<()> {
     // SAFETY: both paths are static strings.
     let result = unsafe { libc::syscall(libc::SYS_pivot_root, c".".as_ptr(), c".".as_ptr()) };
     nix::errno::Errno::result(result)?;
-    // SAFETY: the path is a static string. The old root lies over the new one at `.`.
-    let result = unsafe { libc::umount2(c".".as_ptr(), libc::MNT_DETACH) };
-    nix::errno::Errno::result(result).map(drop)
+    // The old root lies over the new one at `.`, and over it what lay over it before: the last one is seen.
+    for _ in 0..mounts {
+        // SAFETY: the path is a static string.
+        let result = unsafe { libc::umount2(c".".as_ptr(), libc::MNT_DETACH) };
+        nix::errno::Errno::result(result)?;
+    }
+    Ok(())
 }
 
 // ---- privileges ----

@@ -436,6 +436,28 @@ fn a_capability_that_is_kept_is_the_only_one() {
 }
 
 #[test]
+fn who_can_unmount_finds_nothing_under_the_root() {
+    const SYS_ADMIN: u64 = 1 << 21;
+    let root = Root::new("pivot");
+    let own = bind(HostPath::new("/proc"), "/proc", Access::ReadWrite, Need::Required, false);
+    let layer = Step::RootLayer { access: Access::ReadWrite, size_bytes: None, nodes: Vec::new() };
+    let file = Step::File { target: at("/etc/issue"), mode: 0o644, content: b"made\n".to_vec() };
+    for steps in [vec![own.clone()], vec![own.clone(), file.clone()], vec![layer, own, file]] {
+        let mut plan = root.plan(Access::ReadOnly, steps);
+        plan.capabilities.keep = SYS_ADMIN;
+        inside(&plan, |_| {
+            let same = |path: &str| Path::new(path).metadata().map(|of| (of.dev(), of.ino())).unwrap();
+            // Whatever lies over the root is seen from its parent, which is the root again.
+            assert_eq!(same("/.."), same("/"));
+            let mounts = read("/proc/self/mountinfo");
+            let points = |wanted: &str| mounts.lines().filter(|line| line.split(' ').nth(4) == Some(wanted)).count();
+            assert_eq!(points("/"), 1, "{mounts}");
+            assert!(points("/proc") == 1 && !mounts.contains("/host"), "{mounts}");
+        });
+    }
+}
+
+#[test]
 fn every_mount_is_nosuid_and_binds_are_nodev() {
     let root = Root::new("flags");
     let steps = vec![
