@@ -231,6 +231,7 @@ fn start_a_container(report: &mut Report, device_there: bool) -> Option<()> {
     ] {
         report.attempt(attempt, || Ok(unshare(flag)?));
     }
+    report.attempt(Attempt::EmulateRoot, starter::sys::try_seccomp_listener);
     report.attempt(Attempt::PivotRoot, || {
         pivot_root(".", ".")?;
         // The old root lies on top of the new one now.

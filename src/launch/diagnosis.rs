@@ -178,6 +178,10 @@ pub fn explain(attempt: Attempt, errno: i32, switches: &Switches, fuse: FuseDevi
         | Attempt::MountProc
         | Attempt::PivotRoot => mount(attempt, errno, switches),
         Attempt::JoinNamespaces => refused(errno, switches),
+        Attempt::EmulateRoot => match errno {
+            errno::EINVAL | errno::ENOSYS if switches.is_older_than((5, 9)) => Cause::KernelTooOld { needed: (5, 9) },
+            errno => refused(errno, switches),
+        },
     };
     let cure = cure(attempt, &cause, switches);
     Diagnosis { attempt, errno, cause, cure }
@@ -276,8 +280,7 @@ fn unshare_other(attempt: Attempt, errno: i32, switches: &Switches) -> Cause {
 }
 
 fn mount(attempt: Attempt, errno: i32, switches: &Switches) -> Cause {
-    let version = switches.kernel.as_ref().map_or((0, 0), |kernel| kernel.version());
-    let older_than = |needed: (u32, u32)| version != (0, 0) && version < needed;
+    let older_than = |needed| switches.is_older_than(needed);
     match (attempt, errno) {
         (_, errno::ENOSPC) => Cause::TooManyMounts { limit: switches.mount_max },
         (Attempt::MountFuse, errno::ENODEV) => Cause::FilesystemMissing { module: "fuse" },
@@ -534,6 +537,7 @@ fn doing(attempt: Attempt) -> &'static str {
         Attempt::UnshareNet => "create a network namespace",
         Attempt::PivotRoot => "enter the container's root",
         Attempt::JoinNamespaces => "join the namespaces of a running container",
+        Attempt::EmulateRoot => "answer system calls in the kernel's place",
     }
 }
 

@@ -547,29 +547,58 @@ fn leads_outside(number: libc::c_int) -> bool {
 /// Gives the calling thread and what it will start a seccomp filter; the listener gets the calls that it hands over.
 /// The listener is closed on exec. `EBUSY` when a filter further out has a listener already.
 pub fn install_seccomp_listener(program: &[libc::sock_filter]) -> std::io::Result<std::os::fd::OwnedFd> {
+    // A signal may not interrupt a call that the supervisor has begun: it would be begun twice. Linux 5.19.
+    match install_listener(program, libc::SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV) {
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {}
+        installed => return installed,
+    }
+    // Once the filter is there it can't be taken away.
+    try_seccomp_listener()?;
+    install_listener(program, 0)
+}
+
+/// Tries whether a supervisor can give callers descriptors (Linux 5.9), and so whether it can leave calls to the kernel
+/// (5.5): `EINVAL` if not. A child tries it.
+pub fn try_seccomp_listener() -> std::io::Result<()> {
+    let allow =
+        libc::sock_filter { code: (libc::BPF_RET | libc::BPF_K) as u16, jt: 0, jf: 0, k: libc::SECCOMP_RET_ALLOW };
+    let child = fork_child(|| {
+        let _ = nix::sys::prctl::set_no_new_privs();
+        let told = install_listener(&[allow], 0).and_then(|listener| {
+            use std::os::fd::AsFd;
+            add_descriptor(listener.as_fd(), NO_CALL, listener.as_fd(), false, 0).map(drop)
+        });
+        match told.map_err(|error| error.raw_os_error()) {
+            // There is no such call, or there is a supervisor around this process already.
+            Err(Some(libc::ENOENT | libc::EBUSY)) => 0,
+            Err(Some(errno)) => u8::try_from(errno).unwrap_or(u8::MAX),
+            Ok(()) | Err(None) => u8::MAX,
+        }
+    })?;
+    let status: std::process::ExitStatus = std::os::unix::process::ExitStatusExt::from_raw(wait_status(child)?);
+    match status.success() {
+        true => Ok(()),
+        false => Err(std::io::Error::from_raw_os_error(status.code().unwrap_or(libc::EINVAL))),
+    }
+}
+
+/// The kernel counts calls from a random number; that it is this one is as good as impossible.
+const NO_CALL: u64 = 0;
+
+fn install_listener(program: &[libc::sock_filter], more: libc::c_ulong) -> std::io::Result<std::os::fd::OwnedFd> {
     use std::os::fd::FromRawFd;
     let length = u16::try_from(program.len()).map_err(|_| std::io::ErrorKind::InvalidInput)?;
     let filter = libc::sock_fprog { len: length, filter: program.as_ptr().cast_mut() };
-    // A signal may not interrupt a call that the supervisor has begun: it would be begun twice. Linux 5.19.
-    for flags in [libc::SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV, 0] {
-        // The filter is no sandbox: nothing is to be slowed down for its sake (kernels before 5.16 do so by default).
-        let flags = flags | libc::SECCOMP_FILTER_FLAG_NEW_LISTENER | libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW;
-        // SAFETY: `filter` and the `length` instructions that it points to outlive the call, which copies and checks
-        // them and writes nothing.
-        let result =
-            unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &raw const filter) };
-        match libc::c_int::try_from(result) {
-            // SAFETY: the kernel has just made this descriptor for us; nobody else knows it.
-            Ok(raw) if raw >= 0 => return Ok(unsafe { std::os::fd::OwnedFd::from_raw_fd(raw) }),
-            _ => {
-                let error = std::io::Error::last_os_error();
-                if error.raw_os_error() != Some(libc::EINVAL) {
-                    return Err(error);
-                }
-            }
-        }
+    // The filter is no sandbox: nothing is to be slowed down for its sake (kernels before 5.16 do so by default).
+    let flags = more | libc::SECCOMP_FILTER_FLAG_NEW_LISTENER | libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW;
+    // SAFETY: `filter` and the `length` instructions that it points to outlive the call, which copies and checks them and
+    // writes nothing.
+    let result = unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &raw const filter) };
+    match libc::c_int::try_from(result) {
+        // SAFETY: the kernel has just made this descriptor for us; nobody else knows it.
+        Ok(raw) if raw >= 0 => Ok(unsafe { std::os::fd::OwnedFd::from_raw_fd(raw) }),
+        _ => Err(std::io::Error::last_os_error()),
     }
-    Err(std::io::Error::from_raw_os_error(libc::EINVAL))
 }
 
 /// A system call that waits for its answer.
@@ -646,24 +675,42 @@ pub fn notification_is_valid(listener: std::os::fd::BorrowedFd<'_>, id: u64) -> 
     result == 0
 }
 
-/// Answers the call `id` with a copy of `descriptor`, made in the caller. Linux 5.14.
+/// Answers the call `id` with a copy of `descriptor`, made in the caller.
 pub fn answer_with_descriptor(
     listener: std::os::fd::BorrowedFd<'_>,
     id: u64,
     descriptor: std::os::fd::BorrowedFd<'_>,
     close_on_exec: bool,
 ) -> std::io::Result<()> {
+    match add_descriptor(listener, id, descriptor, close_on_exec, libc::SECCOMP_ADDFD_FLAG_SEND as u32) {
+        // Before Linux 5.14 these are two steps; a caller that goes away in between takes the descriptor along.
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+            let number = add_descriptor(listener, id, descriptor, close_on_exec, 0)?;
+            answer_notification(listener, id, NotificationAnswer::Value(number.into()))
+        }
+        answered => answered.map(drop),
+    }
+}
+
+/// Copies `descriptor` into the caller of `id`; gives its number there.
+fn add_descriptor(
+    listener: std::os::fd::BorrowedFd<'_>,
+    id: u64,
+    descriptor: std::os::fd::BorrowedFd<'_>,
+    close_on_exec: bool,
+    flags: u32,
+) -> std::io::Result<i32> {
     use std::os::fd::AsRawFd;
     let mut request = libc::seccomp_notif_addfd {
         id,
-        flags: libc::SECCOMP_ADDFD_FLAG_SEND as u32,
+        flags,
         srcfd: descriptor.as_raw_fd().cast_unsigned(),
         newfd: 0,
         newfd_flags: if close_on_exec { libc::O_CLOEXEC.cast_unsigned() } else { 0 },
     };
     // SAFETY: `request` is a whole `struct seccomp_notif_addfd` that outlives the call, and its descriptor is open.
     let result = unsafe { libc::ioctl(listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_ADDFD as _, &raw mut request) };
-    if result < 0 { Err(std::io::Error::last_os_error()) } else { Ok(()) }
+    if result < 0 { Err(std::io::Error::last_os_error()) } else { Ok(result) }
 }
 
 /// Lets the kernel run caller and supervisor on one CPU in turn, where it can (Linux 6.6): a wake-up across CPUs costs

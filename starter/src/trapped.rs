@@ -291,6 +291,9 @@ pub enum InstallError {
 impl fmt::Display for InstallError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Filter(source) if source.raw_os_error() == Some(libc::EINVAL) => {
+                f.write_str("the kernel can't let another process answer system calls as it must; Linux 5.9 can")
+            }
             Self::Filter(source) => write!(f, "cannot install the seccomp filter of the root emulation: {source}"),
             Self::Supervisor(source) => write!(f, "cannot reach the supervisor of the root emulation: {source}"),
         }

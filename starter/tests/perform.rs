@@ -363,6 +363,22 @@ fn a_writable_layer_needs_an_overlay() {
     });
 }
 
+#[test]
+fn a_kernel_whose_supervisors_can_t_answer_is_found_out() {
+    let probe = |refused: &'static [Refused]| {
+        in_child(move || {
+            refuse(refused, Errno::EINVAL);
+            let told = sys::try_seccomp_listener().map_err(|error| error.raw_os_error());
+            let expected = if refused.is_empty() { Ok(()) } else { Err(Some(libc::EINVAL)) };
+            assert_eq!(told, expected);
+        });
+    };
+    probe(&[]);
+    const ADD_DESCRIPTOR: u32 = libc::SECCOMP_IOCTL_NOTIF_ADDFD as u32;
+    const NONE_ADDED: [Refused; 1] = [Refused::with(libc::SYS_ioctl, 1, ADD_DESCRIPTOR)];
+    probe(&NONE_ADDED);
+}
+
 /// As [`perform`], where no overlay can be mounted.
 fn perform_without_overlays(plan: &LaunchPlan, look: impl Fn(Result<Launched, PerformError>)) {
     if lacks_user_namespaces() {

@@ -41,10 +41,12 @@ pub enum Attempt {
     PivotRoot,
     /// `setns` into the namespaces of another process of the same user.
     JoinNamespaces,
+    /// Lets a supervisor answer the calls that an emulated root makes.
+    EmulateRoot,
 }
 
 impl Attempt {
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::UnshareUser,
         Self::DenySetgroups,
         Self::WriteUidMap,
@@ -65,6 +67,7 @@ impl Attempt {
         Self::UnshareNet,
         Self::PivotRoot,
         Self::JoinNamespaces,
+        Self::EmulateRoot,
     ];
 
     /// Returns the step's word, for a process that fails at it to hand to the one that explains it.
@@ -90,6 +93,7 @@ impl Attempt {
             Self::UnshareNet => "unshare-net",
             Self::PivotRoot => "pivot-root",
             Self::JoinNamespaces => "join-namespaces",
+            Self::EmulateRoot => "emulate-root",
         }
     }
 
@@ -155,6 +159,15 @@ pub struct Switches {
     /// This program, for cures that name it.
     pub program: Option<HostPath>,
     pub kernel: Option<Kernel>,
+}
+
+impl Switches {
+    /// Whether the kernel is known to be older than `version`. Distributions bring some of what is new to old kernels, so
+    /// this explains what failed, and decides nothing.
+    pub fn is_older_than(&self, version: (u32, u32)) -> bool {
+        let own = self.kernel.as_ref().map_or((0, 0), Kernel::version);
+        own != (0, 0) && own < version
+    }
 }
 
 /// What put the caller in a container, as far as it left a mark.

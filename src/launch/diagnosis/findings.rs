@@ -2,7 +2,8 @@
 
 use super::{Cure, CuredBy, explain};
 use crate::host::facts::{
-    Attempt, ControlGroups, EntrySource, FuseDevice, IdRange, Outcome, ProbeResults, TemporaryDirectory,
+    Attempt, ContainerEngine, ControlGroups, EntrySource, FuseDevice, IdRange, Outcome, ProbeResults,
+    TemporaryDirectory,
 };
 
 /// The first kernel that lets users mount FUSE in a namespace of their own.
@@ -158,6 +159,13 @@ pub fn diagnose(results: &ProbeResults) -> Vec<Finding> {
             "a further command enters a running container by joining its namespaces",
             &[Attempt::JoinNamespaces],
         ),
+        of_attempts(
+            results,
+            "root emulation",
+            Weight::Option,
+            "`--fakeroot` without subordinate ids gives files away to other users through it",
+            &[Attempt::EmulateRoot],
+        ),
         subordinate_ids(results),
         control_groups(&results.control_groups),
     ];
@@ -211,8 +219,10 @@ fn kernel(results: &ProbeResults) -> Finding {
 fn surroundings(results: &ProbeResults) -> Vec<String> {
     let switches = &results.switches;
     let mut around = Vec::new();
-    if let Some(engine) = switches.container {
-        around.push(format!("in a container ({engine:?})"));
+    match switches.container {
+        None => {}
+        Some(ContainerEngine::Other) => around.push("in a container".to_owned()),
+        Some(engine) => around.push(format!("in a container ({engine:?})")),
     }
     if switches.nested {
         around.push("in a user namespace".to_owned());
@@ -424,7 +434,7 @@ fn foreign_programs(results: &ProbeResults) -> Finding {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host::facts::{BinaryFormat, ContainerEngine, MapHelper, probed_laptop};
+    use crate::host::facts::{BinaryFormat, MapHelper, probed_laptop};
     use starter::paths::HostPath;
 
     /// A laptop with something broken.
@@ -445,7 +455,7 @@ mod tests {
         }
     }
 
-    const AFTER_USER: [Attempt; 15] = [
+    const AFTER_USER: [Attempt; 16] = [
         Attempt::DenySetgroups,
         Attempt::WriteUidMap,
         Attempt::WriteGidMap,
@@ -461,6 +471,7 @@ mod tests {
         Attempt::UnshareUts,
         Attempt::PivotRoot,
         Attempt::JoinNamespaces,
+        Attempt::EmulateRoot,
     ];
 
     /// Judges a host: the verdict, and the subject whose finding is worst, with words of its detail and its cure.
@@ -566,6 +577,29 @@ mod tests {
     }
 
     #[test]
+    fn an_old_kernel_serves_images_and_says_what_it_is_too_old_for() {
+        let results = broken(|results| {
+            fail(results, Attempt::MountOverlay, 1, &[]);
+            results.outcomes.retain(|(of, _)| *of != Attempt::EmulateRoot);
+            results.outcomes.push((Attempt::EmulateRoot, Outcome::Failed { errno: 22 }));
+            results.kernel.release = "4.18.0-553.el8_10.x86_64".into();
+            results.switches.kernel = Some(results.kernel.clone());
+        });
+        check(&results, Verdict::FullSpeed, "overlay", "older than 5.11", "5.11 or later");
+        check(&results, Verdict::FullSpeed, "root emulation", "older than 5.9", "5.9 or later");
+        let kernel = kernel(&results);
+        assert_eq!(kernel.state, State::Ok);
+        assert!(kernel.detail.contains("4.18.0"), "{}", kernel.detail);
+    }
+
+    #[test]
+    fn the_surroundings_name_an_engine_that_is_known() {
+        let with = |engine| broken(|results| results.switches.container = Some(engine));
+        assert!(kernel(&with(ContainerEngine::Docker)).detail.ends_with("; in a container (Docker)"));
+        assert!(kernel(&with(ContainerEngine::Other)).detail.ends_with("; in a container"));
+    }
+
+    #[test]
     fn without_fuse_and_without_a_place_to_unpack_nothing_starts() {
         let results = broken(|results| {
             fail(results, Attempt::OpenFuse, 2, &[Attempt::MountFuse]);
@@ -593,6 +627,7 @@ mod tests {
         check(&failed(Attempt::MountOverlay, 19), full, "overlay", "not loaded", "modprobe overlay");
         check(&failed(Attempt::UnshareNet, 28), full, "other namespaces", "max_net_namespaces", "126000");
         check(&failed(Attempt::JoinNamespaces, 1), full, "joining", "(error 1)", "");
+        check(&failed(Attempt::EmulateRoot, 22), full, "root emulation", "(error 22)", "");
         let masked = broken(|results| {
             fail(results, Attempt::MountProc, 1, &[]);
             results.switches.masked_proc = vec![HostPath::new("/proc/kcore")];
