@@ -714,7 +714,9 @@ mod tests {
                 for switches in [&whole, &Switches::default()] {
                     let diagnosis = explain(attempt, errno, switches, FuseDevice::NotObserved);
                     assert!(diagnosis.to_string().starts_with("cannot "), "{diagnosis}");
-                    assert_eq!(diagnosis.hints().len(), 1);
+                    // The cure, or that there is none; and what goes without.
+                    let expected = if attempt == Attempt::MountFuse { 2 } else { 1 };
+                    assert_eq!(diagnosis.hints().len(), expected, "{diagnosis}");
                 }
             }
         }
