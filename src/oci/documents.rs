@@ -143,13 +143,13 @@ pub enum DocumentError {
     },
     /// The index holds nothing for the platform.
     NoPlatform {
-        wanted: Platform,
+        wanted: Box<Platform>,
         there: Vec<Platform>,
     },
     /// The image is for another platform.
     OtherPlatform {
-        wanted: Platform,
-        found: Platform,
+        wanted: Box<Platform>,
+        found: Box<Platform>,
     },
     /// Configuration and manifest count different layers.
     LayerCount {
@@ -302,7 +302,10 @@ impl ImageConfig {
         let found = &self.platform;
         let differs = |found: &str, wanted: &str| !found.is_empty() && found != wanted;
         if differs(&found.os, &wanted.os) || differs(&found.architecture, &wanted.architecture) {
-            return Err(DocumentError::OtherPlatform { wanted: wanted.clone(), found: found.clone() });
+            return Err(DocumentError::OtherPlatform {
+                wanted: Box::new(wanted.clone()),
+                found: Box::new(found.clone()),
+            });
         }
         Ok(())
     }
@@ -378,7 +381,7 @@ pub fn choose<'a>(index: &'a [Descriptor], wanted: &Platform) -> Result<&'a Desc
         return Ok(entry);
     }
     let there = offered.filter_map(|entry| entry.platform.clone()).collect();
-    Err(DocumentError::NoPlatform { wanted: wanted.clone(), there })
+    Err(DocumentError::NoPlatform { wanted: Box::new(wanted.clone()), there })
 }
 
 #[cfg(test)]
