@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub mod build;
+pub mod cache;
 pub mod cli;
 pub mod conf;
 pub mod def;
@@ -13,6 +14,7 @@ pub mod image;
 pub mod launch;
 pub mod oci;
 pub mod remembered;
+pub mod remote;
 pub mod report;
 pub mod root_emulation;
 pub mod serve;

@@ -106,6 +106,7 @@ fn verb(stage: Stage) -> &'static str {
         Stage::Hashing => "reading",
         Stage::Comparing => "comparing",
         Stage::Packing => "packing",
+        Stage::Fetching => "fetching",
     }
 }
 

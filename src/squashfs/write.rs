@@ -78,6 +78,8 @@ pub enum Stage {
     Comparing,
     /// Contents are compressed and written.
     Packing,
+    /// What an image is made of comes from elsewhere.
+    Fetching,
 }
 
 /// What was written.

@@ -8,6 +8,7 @@
 //! A new agent is a variant of [`Source`], its name in [`Source::of`], and a file with its `fetch`.
 
 mod archive;
+pub mod docker;
 mod docker_archive;
 pub mod layered;
 mod localimage;
@@ -15,6 +16,7 @@ mod oci;
 mod scratch;
 mod spool;
 
+pub use docker::{DockerImage, OrasImage};
 pub use docker_archive::DockerArchive;
 pub use layered::Layered;
 pub use localimage::LocalImage;
@@ -23,10 +25,12 @@ pub use oci::OciLayout;
 use super::{BuildError, Note};
 use crate::def::Header;
 use crate::oci::documents::Platform;
+use crate::remote::access::Access;
 use crate::sif::Arch;
 use crate::tree::{Owners, Tree};
 use starter::paths::HostPath;
 use std::collections::BTreeMap;
+use std::path::Path;
 
 /// A bootstrap agent, with what its header says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,10 +43,14 @@ pub enum Source {
     DockerArchive(DockerArchive),
     /// An OCI layout, as a directory or in an archive.
     Oci(OciLayout),
+    /// An image in a registry.
+    Docker(DockerImage),
+    /// A SIF file in a registry.
+    Oras(OrasImage),
 }
 
 /// Agents of images that are no file of sifu's: what a URI on the command line can name.
-const LAYERED: &[&str] = &["docker-archive", "oci", "oci-archive"];
+const NAMED_BY_URI: &[&str] = &["docker", "docker-archive", "oci", "oci-archive", "oras"];
 
 /// Agents of Apptainer that are not in [`Source`].
 const LATER: &[&str] = &[
@@ -51,14 +59,12 @@ const LATER: &[&str] = &[
     "busybox",
     "debootstrap",
     "dnf",
-    "docker",
     "docker-daemon",
     "dockerfile",
     "http",
     "https",
     "ipfs",
     "library",
-    "oras",
     "shub",
     "yum",
     "zypper",
@@ -67,6 +73,12 @@ const LATER: &[&str] = &[
 /// What an agent may use.
 pub struct Fetching<'a> {
     pub owners: Owners,
+    /// How to get at what is elsewhere.
+    pub access: &'a Access,
+    /// The machine that the image is for; this one where it is not said.
+    pub architecture: Option<Arch>,
+    /// A directory for temporary files.
+    pub work: &'a Path,
     /// Makes the empty directory of the root file system, for agents that fill it themselves.
     pub directory: &'a mut dyn FnMut() -> Result<HostPath, BuildError>,
     pub say: &'a mut dyn FnMut(Note),
@@ -111,6 +123,8 @@ impl Source {
             "localimage" => Ok(Self::LocalImage(LocalImage::of(header)?)),
             "docker-archive" => Ok(Self::DockerArchive(DockerArchive { from: from(header)? })),
             "oci" => Ok(Self::Oci(OciLayout { from: from(header)?, is_archive: false })),
+            "docker" => Ok(Self::Docker(DockerImage { reference: docker::reference(header)? })),
+            "oras" => Ok(Self::Oras(OrasImage { reference: docker::reference(header)? })),
             "oci-archive" => Ok(Self::Oci(OciLayout { from: from(header)?, is_archive: true })),
             agent if LATER.contains(&agent) => Err(BuildError::LaterAgent { agent: agent.to_owned() }),
             agent => Err(BuildError::UnknownAgent { agent: agent.to_owned() }),
@@ -121,7 +135,7 @@ impl Source {
     pub fn header_of_uri(uri: &str) -> Option<Header> {
         let (agent, rest) = uri.split_once(':')?;
         let from = rest.strip_prefix("//").unwrap_or(rest);
-        let is_agent = agent == "localimage" || LAYERED.contains(&agent) || LATER.contains(&agent);
+        let is_agent = agent == "localimage" || NAMED_BY_URI.contains(&agent) || LATER.contains(&agent);
         is_agent.then(|| Header::of_agent(agent, from))
     }
 
@@ -130,8 +144,16 @@ impl Source {
         match self {
             Self::Scratch => Ok(scratch::fetch()),
             Self::LocalImage(image) => image.fetch(fetching),
-            Self::DockerArchive(archive) => Ok(Root::of_layers(archive.open(&platform())?)),
-            Self::Oci(layout) => Ok(Root::of_layers(layout.open(&platform())?)),
+            Self::DockerArchive(archive) => Ok(Root::of_layers(archive.open(&fetching.platform())?)),
+            Self::Oci(layout) => Ok(Root::of_layers(layout.open(&fetching.platform())?)),
+            Self::Docker(image) => {
+                Ok(Root::of_layers(image.open(fetching.access, &fetching.platform(), fetching.work)?))
+            }
+            Self::Oras(image) => {
+                let path = fetching.work.join("fetched.sif");
+                image.resolve(fetching.access)?.fetch(&path, fetching.say)?;
+                LocalImage { path: path.into() }.fetch(fetching)
+            }
         }
     }
 }
@@ -141,9 +163,16 @@ fn from(header: &Header) -> Result<String, BuildError> {
     from.ok_or_else(|| BuildError::HeaderLacks { agent: header.agent(), key: "From" })
 }
 
+impl Fetching<'_> {
+    /// The machine whose images are wanted.
+    fn platform(&self) -> Platform {
+        platform(self.architecture, self.access)
+    }
+}
+
 /// The machine whose images are wanted.
-fn platform() -> Platform {
-    Platform::linux(Arch::host().name(), None)
+pub fn platform(architecture: Option<Arch>, access: &Access) -> Platform {
+    Platform::linux(architecture.unwrap_or_else(Arch::host).name(), access.variant.as_deref())
 }
 
 #[cfg(test)]
