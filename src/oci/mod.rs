@@ -11,7 +11,6 @@ pub mod documents;
 pub mod inflate;
 pub mod layers;
 mod names;
-pub mod reference;
 pub mod runtime;
 pub mod tar;
 
