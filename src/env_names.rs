@@ -15,6 +15,27 @@ pub const INJECT_PREFIXES: [&str; 3] = ["SIFUENV_", "APPTAINERENV_", "SINGULARIT
 /// Key: how much is said, as a number (-3, -1, 1, 4, 5), where no flag says it.
 pub const MESSAGE_LEVEL: &str = "MESSAGELEVEL";
 
+/// Key: the directory of the cache, in which it is called `cache`.
+pub const CACHE_DIRECTORY: &str = "CACHEDIR";
+
+/// Key: what all images in the cache may take, in MiB.
+pub const CACHE_CEILING: &str = "CACHE_MAX_MIB";
+
+/// Key: a cache of the site, from which images are taken and to which none are added.
+pub const SITE_CACHE: &str = "SITE_CACHEDIR";
+
+/// Key: the directory of what sifu keeps for a user, instead of `~/.apptainer`.
+pub const CONFIG_DIRECTORY: &str = "CONFIGDIR";
+
+/// Whole name: the directory of Docker's configuration, instead of `~/.docker`.
+pub const DOCKER_CONFIG: &str = "DOCKER_CONFIG";
+
+/// Whole name: the file of credentials of containers' tools.
+pub const REGISTRY_AUTH_FILE: &str = "REGISTRY_AUTH_FILE";
+
+/// Whole name: a directory of this user's on this machine, gone after logout.
+pub const XDG_RUNTIME_DIR: &str = "XDG_RUNTIME_DIR";
+
 /// Whole name: the time that a built image states, in seconds since 1970 (reproducible-builds.org).
 pub const SOURCE_DATE_EPOCH: &str = "SOURCE_DATE_EPOCH";
 

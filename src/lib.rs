@@ -2,9 +2,9 @@
 #![forbid(unsafe_code)]
 
 pub mod build;
+pub mod cache;
 pub mod cli;
 pub mod conf;
-pub mod debian;
 pub mod def;
 pub mod elf;
 pub mod env_names;
@@ -14,6 +14,7 @@ pub mod image;
 pub mod launch;
 pub mod oci;
 pub mod remembered;
+pub mod remote;
 pub mod report;
 pub mod root_emulation;
 pub mod serve;

@@ -3,13 +3,15 @@
 use super::copy::CopyError;
 use super::room;
 use super::rootfs::EditError;
-use super::source::DebootstrapError;
 use super::source::layered::LayeredError;
 use super::unpack::UnpackError;
+use crate::cache::CacheError;
 use crate::def::DefError;
 use crate::image::ImageError;
 use crate::image::extract::ExtractError;
+use crate::oci::reference::NoReference;
 use crate::remembered::JournalError;
+use crate::remote::RemoteError;
 use crate::report::{Hint, cause};
 use crate::sif;
 use crate::squashfs::{AsTreeError, write};
@@ -30,10 +32,21 @@ pub enum BuildError {
     /// The source image.
     Image(Box<ImageError>),
     AsTree(AsTreeError),
+    /// What is elsewhere.
+    Remote(Box<RemoteError>),
+    Reference(Box<NoReference>),
+    Cache(CacheError),
+    /// What was fetched is another thing than a SIF file.
+    NoSif {
+        path: String,
+    },
+    /// An address of a service that is gone, or of one that is not known.
+    Elsewhere {
+        what: String,
+        why: &'static str,
+    },
     /// An image of layers.
     Layered(Box<LayeredError>),
-    /// A system of Debian's packages.
-    Debootstrap(Box<DebootstrapError>),
     Lookup(LookupError),
     Edit(EditError),
     Unpack(UnpackError),
@@ -125,7 +138,11 @@ impl fmt::Display for BuildError {
             Self::Image(error) => error.fmt(f),
             Self::AsTree(error) => error.fmt(f),
             Self::Layered(error) => error.fmt(f),
-            Self::Debootstrap(error) => error.fmt(f),
+            Self::Remote(error) => error.fmt(f),
+            Self::Reference(error) => error.fmt(f),
+            Self::Cache(error) => error.fmt(f),
+            Self::NoSif { path } => write!(f, "what was fetched to {path} is no SIF file"),
+            Self::Elsewhere { what, why } => write!(f, "cannot fetch {what}: {why}"),
             Self::Lookup(error) => error.fmt(f),
             Self::Edit(error) => error.fmt(f),
             Self::Unpack(error) => error.fmt(f),
@@ -178,7 +195,9 @@ impl Hint for BuildError {
             Self::Image(error) => return error.hints(),
             Self::AsTree(error) => return error.hints(),
             Self::Layered(error) => return error.hints(),
-            Self::Debootstrap(error) => return error.hints(),
+            Self::Remote(error) => return error.hints(),
+            Self::Cache(error) => return error.hints(),
+            Self::Reference(_) | Self::NoSif { .. } | Self::Elsewhere { .. } => return Vec::new(),
             Self::Pack(error) => return error.hints(),
             Self::Sif(error) => return error.hints(),
             Self::Extract(ExtractError::NoSpace { .. } | ExtractError::NoInodes { .. }) => {
@@ -292,8 +311,14 @@ impl From<LayeredError> for BuildError {
     }
 }
 
-impl From<DebootstrapError> for BuildError {
-    fn from(error: DebootstrapError) -> Self {
-        Self::Debootstrap(Box::new(error))
+impl From<RemoteError> for BuildError {
+    fn from(error: RemoteError) -> Self {
+        Self::Remote(Box::new(error))
+    }
+}
+
+impl From<CacheError> for BuildError {
+    fn from(error: CacheError) -> Self {
+        Self::Cache(error)
     }
 }

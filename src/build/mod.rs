@@ -19,6 +19,7 @@
 mod architecture;
 mod copy;
 pub mod edit;
+pub mod elsewhere;
 mod error;
 mod glob;
 pub mod mksquashfs_args;
@@ -39,6 +40,7 @@ pub use error::BuildError;
 
 use crate::def::{self, BuildArgs, Definition, Header};
 use crate::image::{self, ImageError, extract, metadata};
+use crate::remote::access::Access;
 use crate::sif::{self, Creation, CreationOptions, DataType, ImageId, NewObject, Partition};
 use crate::squashfs::write;
 use crate::tree::{Kind, Lookup, Owners, Tree};
@@ -76,6 +78,8 @@ pub struct Request {
     pub architecture: Option<sif::Arch>,
     /// The SIF file holds data, which is no root file system.
     pub is_data: bool,
+    /// How to get at what is elsewhere.
+    pub access: Access,
 }
 
 /// How a definition file is built.
@@ -172,8 +176,14 @@ fn repack(image: &LocalImage, request: &Request, say: &mut dyn FnMut(Note)) -> R
         return target.finish();
     }
     let mut no_directory = || Err(BuildError::NotYet { what: "a directory by this agent" });
-    let mut fetching =
-        Fetching { owners: request.owners, work: target.work().path(), directory: &mut no_directory, say };
+    let mut fetching = Fetching {
+        owners: request.owners,
+        directory: &mut no_directory,
+        access: &request.access,
+        architecture: request.architecture,
+        work: target.work().path(),
+        say,
+    };
     let Files::Tree(mut tree) = image.fetch(&mut fetching)?.files else {
         return Err(BuildError::NotYet { what: "from a directory" });
     };
@@ -236,6 +246,7 @@ fn build_definition(
         replaces: options.replaces,
         fixes_permissions: options.fixes_permissions,
         architecture: request.architecture,
+        access: &request.access,
         run: &options.run,
         time: request.time,
         newest_input: 0,

@@ -11,6 +11,7 @@ use super::target::Work;
 use super::{BuildError, Note, streamed, times, unpack};
 use crate::def::Script;
 use crate::remembered;
+use crate::remote::access::Access;
 use crate::sif::Arch;
 use crate::tree::{self, Body, Lookup, Owners, Tree};
 use nix::sys::statvfs::{FsFlags, statvfs};
@@ -33,6 +34,7 @@ pub(super) struct Stages<'a> {
     /// `--fix-perms`: the owner may read and write everything, and enter every directory.
     pub fixes_permissions: bool,
     pub architecture: Option<Arch>,
+    pub access: &'a Access,
     pub run: &'a RunOptions,
     /// The time that the image will state, in seconds since 1970, where one was asked for.
     pub time: Option<i64>,
@@ -83,8 +85,14 @@ impl Stages<'_> {
         };
         let mut root = {
             let mut directory = || make_directory(&path).map(|()| HostPath::new(&*path));
-            let (owners, work, say) = (self.owners, self.work.path(), &mut *self.say);
-            source.fetch(&mut Fetching { owners, work, directory: &mut directory, say })?
+            source.fetch(&mut Fetching {
+                owners: self.owners,
+                directory: &mut directory,
+                access: self.access,
+                architecture: self.architecture,
+                work: self.work.path(),
+                say: &mut *self.say,
+            })?
         };
         let labels = std::mem::take(&mut root.labels);
         let mut objects = std::mem::take(&mut root.objects);
@@ -126,7 +134,7 @@ impl Stages<'_> {
                 make_directory(&path)?;
                 self.unpack(&tree, &path)?;
             }
-            Files::Directory { newest_mtime } => self.newest_input = self.newest_input.max(newest_mtime),
+            Files::Directory => {}
         }
         let rootfs = Rootfs::open(&HostPath::new(&*path))?;
         self.actions(plan, &rootfs, &labels)?;

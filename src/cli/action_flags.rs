@@ -374,17 +374,8 @@ pub const ACTION: &[Flag] = &[
     Flag::later("blkio-weight", Some("NUMBER"), LIMIT).keys(&["BLKIO_WEIGHT"]),
     Flag::later("blkio-weight-device", Some("LIST"), LIMIT).keys(&["BLKIO_WEIGHT_DEVICE"]),
     // Images from elsewhere.
-    Flag::later("disable-cache", None, "Leave it out: this version keeps no cache.")
-        .keys(&["DISABLE_CACHE"])
-        .quiet_variable(),
     Flag::later("passphrase", None, "").keys(&["ENCRYPTION_PASSPHRASE"]).quiet_variable(),
     Flag::later("pem-path", Some("FILE"), "").keys(&["ENCRYPTION_PEM_PATH", "ENCRYPTION_PEM_DATA"]).quiet_variable(),
-    Flag::later("docker-login", None, REMOTE).keys(&["DOCKER_LOGIN"]).quiet_variable(),
-    Flag::later("docker-username", Some("NAME"), REMOTE).keys(&["DOCKER_USERNAME"]).quiet_variable(),
-    Flag::later("docker-password", Some("PASSWORD"), REMOTE).keys(&["DOCKER_PASSWORD"]).quiet_variable(),
-    Flag::later("docker-host", Some("ADDRESS"), REMOTE).keys(&["DOCKER_HOST"]).quiet_variable(),
-    Flag::later("authfile", Some("FILE"), REMOTE).keys(&["AUTH_FILE"]).quiet_variable(),
-    Flag::later("no-https", None, REMOTE).aliases(&["nohttps"]).keys(&["NOHTTPS", "NO_HTTPS"]).quiet_variable(),
 ];
 
 /// The flags that bring accelerators in; those of every action verb and of `gpu explain`.
@@ -441,9 +432,6 @@ pub const SHELL: &[Flag] = &[Flag::text(
 
 const GPU: &str = "Bind the driver's libraries and devices with --bind.";
 const LIMIT: &str = "Set the limit around the whole command, with ulimit, systemd-run or the batch system.";
-const REMOTE: &str =
-    "Only images in local files and directories can be opened; fetch the image first with another tool.";
-
 /// Reads a duration as `90s`, `1m30s`, `1.5h`; a number alone counts only when it is 0.
 fn duration(text: &[u8]) -> Result<Duration, String> {
     const WRONG: &str = "a duration is a number with a unit, such as 90s, 1m30s or 500ms";

@@ -7,6 +7,7 @@ use crate::build::sections::RunOptions;
 use crate::build::{self, BuildError, DefinitionOptions, Form, Note, Request, mksquashfs_args, processors};
 use crate::def::BuildArgs;
 use crate::env_names::SOURCE_DATE_EPOCH;
+use crate::remote::access::Access;
 use crate::report::{self, Failure, failure};
 use crate::sif::Arch;
 use crate::squashfs::write::{BLOCK_BYTES, Compression, PackOptions};
@@ -45,7 +46,7 @@ pub struct BuildOptions {
 }
 
 /// Builds `image` from `source`, and says what is being done.
-pub fn run(options: &BuildOptions, image: &OsStr, source: &OsStr) -> Result<(), Failure> {
+pub fn run(options: &BuildOptions, access: Access, image: &OsStr, source: &OsStr) -> Result<(), Failure> {
     let target = HostPath::new(image);
     let asked = match &options.mksquashfs_args {
         Some(text) => mksquashfs_args::parse(text).map_err(|e| failure(&e))?,
@@ -80,6 +81,7 @@ pub fn run(options: &BuildOptions, image: &OsStr, source: &OsStr) -> Result<(), 
         definition,
         architecture: options.architecture,
         is_data: options.data,
+        access,
     };
     report::info("Starting build...");
     let mut meter = Meter::on_stderr();

@@ -5,10 +5,13 @@ use std::ffi::{OsStr, OsString};
 use std::path::Path;
 use std::process::ExitCode;
 
+use super::elsewhere::{self, ELSEWHERE};
 use super::flags::{Command, Does, Flag, Rest, Said, os};
-use super::{action, answer, completion, config, inspect, run_help, sif, version};
+use super::{action, answer, completion, config, inspect, registry, run_help, sif, version};
 use crate::build::sections::Secret;
 use crate::launch::request::Verb;
+use crate::remote::access::Access;
+use crate::remote::credentials::Password;
 use crate::report::Failure;
 use crate::sif::Arch;
 
@@ -27,17 +30,12 @@ const ROOT_EXAMPLES: &[(&str, &str)] = &[
     ("sifu doctor", "Tell what this machine allows, and how to cure what it does not"),
 ];
 
-const OF_ACTION: &[&[Flag]] = &[ACTION, ACCELERATORS];
-const OF_SHELL: &[&[Flag]] = &[SHELL, ACTION, ACCELERATORS];
+const OF_ACTION: &[&[Flag]] = &[ACTION, ACCELERATORS, ELSEWHERE];
+const OF_SHELL: &[&[Flag]] = &[SHELL, ACTION, ACCELERATORS, ELSEWHERE];
 
 const VERBS: &[Command] = &[
     BUILD,
-    Command::later(
-        "cache",
-        "This version keeps no cache, so there is nothing to list or clean.",
-        "Manage the cache of downloads",
-    )
-    .text("Commands: clean, list.", &[]),
+    CACHE,
     Command::later("capability", "", "Manage capabilities that users and groups may have")
         .text("Commands: add, avail, drop, list.", &[]),
     Command::later("checkpoint", "", "Manage saved states of containers")
@@ -74,9 +72,9 @@ const VERBS: &[Command] = &[
     Command::later("plugin", "", "Manage plugins")
         .aliases(&["plugins"])
         .text("Commands: compile, create, disable, enable, inspect, install, list, uninstall.", &[]),
-    Command::later("pull", FETCH, "Fetch an image from a registry, a library or the web"),
-    Command::later("push", "", "Store an image in a registry or a library"),
-    Command::later("registry", "", "Manage logins to OCI registries").text("Commands: list, login, logout.", &[]),
+    PULL,
+    PUSH,
+    REGISTRY,
     Command::later("remote", "", "Manage endpoints of libraries")
         .text("Commands: add, get-login-password, list, login, logout, remove, status, use.", &[]),
     RUN,
@@ -90,8 +88,6 @@ const VERBS: &[Command] = &[
     Command::later("verify", "", "Verify an image's signatures"),
     VERSION,
 ];
-
-const FETCH: &str = "Fetch the image with another tool; sifu runs any SIF file that is there.";
 
 const IMAGE_TEXT: &str = "\
 The image is a SIF file, a bare SquashFS file or a directory that holds a root file system; its content tells which, not its name. \
@@ -293,7 +289,7 @@ const COMPLETION: Command = Command::verb("completion", completion::print, "Prin
         ],
     );
 
-const BUILD_FLAGS: &[&[Flag]] = &[&[
+const BUILD_FLAGS: &[&[Flag]] = &[ELSEWHERE, &[
     Flag::switch("force", |said, on| said.build.force = on, "Replace the image if it is there").short('F').keys(&["FORCE"]),
     Flag::checked(
         "jobs",
@@ -398,7 +394,13 @@ const BUILD_FLAGS: &[&[Flag]] = &[&[
     Flag::switch("ignore-subuid", |_, _| {}, "Do without a range of subordinate ids; builds always do")
         .keys(&["IGNORE_SUBUID"])
         .hidden(),
-    Flag::later("arch-variant", Some("NAME"), ""),
+    Flag::text(
+        "arch-variant",
+        "NAME",
+        |said, name| said.pull.variant = Some(text(name)),
+        "The variant of that machine, such as v7, where an image has several",
+    )
+    .keys(&["BUILD_ARCH_VARIANT"]),
     Flag::later("encrypt", None, "").short('e'),
     Flag::later("json", None, "Write the definition as text."),
     Flag::later("passphrase", None, ""),
@@ -416,6 +418,158 @@ fn architecture(text: &[u8]) -> Result<Arch, String> {
     };
     Arch::from_name(name).ok_or_else(|| "amd64, arm64, ppc64le, riscv64, s390x … was expected".to_owned())
 }
+
+const PULL: Command = Command::verb("pull", pull, "Fetch an image from a registry or the web")
+    .flags(PULL_FLAGS)
+    .words(&["[FILE] URI"], Rest::Further)
+    .text(
+        "Makes a SIF file of an image elsewhere: docker:// and oras:// name one in a registry, http:// and https:// a file on the \
+         web, docker-archive:, oci: and oci-archive: one that another tool has stored here. Without FILE its name is that of the \
+         image with the tag. The file appears whole or not at all. Layers stream into the image: nothing is unpacked to disk.",
+        &[
+            ("sifu pull docker://debian:12", "Make debian_12.sif"),
+            ("sifu pull --force tool.sif oras://registry.example/team/tool:1.0", "Replace tool.sif"),
+        ],
+    );
+
+const PULL_FLAGS: &[&[Flag]] = &[
+    &[
+        Flag::switch("force", |said, on| said.pull.force = on, "Replace the file if it is there")
+            .short('F')
+            .keys(&["FORCE"]),
+        Flag::text(
+            "dir",
+            "DIRECTORY",
+            |said, path| said.pull.directory = Some(os(path)),
+            "Put the file into this directory",
+        )
+        .keys(&["PULLDIR", "PULLFOLDER"]),
+        Flag::text("name", "FILE", |said, name| said.pull.name = Some(os(name)), "Give the file this name")
+            .keys(&["PULL_NAME"])
+            .hidden(),
+        Flag::checked(
+            "arch",
+            "NAME",
+            |said, text| architecture(text).map(|arch| said.pull.architecture = Some(arch)),
+            "The machine that the image is for (default this one)",
+        )
+        .keys(&["PULL_ARCH"]),
+        Flag::text(
+            "arch-variant",
+            "NAME",
+            |said, name| said.pull.variant = Some(text(name)),
+            "The variant of that machine, such as v7, where an image has several",
+        )
+        .keys(&["PULL_ARCH_VARIANT"]),
+        Flag::switch("sandbox", |said, on| said.pull.sandbox = on, "Make a directory instead of a file")
+            .keys(&["SANDBOX"]),
+        Flag::switch("reproducible", |_, _| {}, "Make the same bytes of the same image; pulls always do")
+            .keys(&["REPRODUCIBLE"])
+            .hidden(),
+        Flag::later(
+            "tmpdir",
+            Some("DIRECTORY"),
+            "Leave it out: what is temporary lies beside the image or in the cache.",
+        )
+        .keys(&["TMPDIR"])
+        .quiet_variable(),
+        Flag::later("no-cleanup", None, "").keys(&["NO_CLEANUP"]).quiet_variable(),
+        Flag::later("library", Some("ADDRESS"), "").keys(&["LIBRARY"]).quiet_variable(),
+        Flag::later("allow-unsigned", None, "Leave it out: signatures are not asked for.")
+            .short('U')
+            .keys(&["ALLOW_UNSIGNED"])
+            .quiet_variable(),
+    ],
+    ELSEWHERE,
+];
+
+const PUSH: Command = Command::verb("push", push, "Store an image in a registry")
+    .flags(&[ELSEWHERE])
+    .words(&["FILE", "URI"], Rest::Nothing)
+    .text(
+        "Stores a SIF file as it is in a registry, under oras://HOST/NAME:TAG.",
+        &[("sifu push tool.sif oras://registry.example/team/tool:1.0", "Share an image")],
+    );
+
+const LOGIN_FLAGS: &[&[Flag]] = &[
+    &[
+        Flag::text("username", "NAME", |said, name| said.login.username = Some(text(name)), "The name to log in with")
+            .short('u')
+            .keys(&["LOGIN_USERNAME"]),
+        Flag::text(
+            "password",
+            "PASSWORD",
+            |said, password| said.login.password = Some(Password(text(password))),
+            "Its password; others on this machine can see it, so prefer --password-stdin",
+        )
+        .short('p')
+        .keys(&["LOGIN_PASSWORD"]),
+        Flag::switch(
+            "password-stdin",
+            |said, on| said.login.password_stdin = on,
+            "Read the password from standard input",
+        ),
+    ],
+    REGISTRY_PLACE,
+];
+
+const REGISTRY_PLACE: &[Flag] = &[
+    Flag::text(
+        "authfile",
+        "FILE",
+        |said, file| said.elsewhere.authfile = Some(os(file)),
+        "Keep the credentials in this file",
+    )
+    .keys(&["AUTH_FILE"]),
+    Flag::switch("no-https", |said, on| said.elsewhere.no_https = on, "Talk to the registry without encryption")
+        .aliases(&["nohttps"])
+        .keys(&["NOHTTPS", "NO_HTTPS"]),
+];
+
+const REGISTRY_VERBS: &[Command] = &[
+    Command::verb("list", registry_list, "List the registries for which credentials are kept").flags(&[REGISTRY_PLACE]),
+    Command::verb("login", registry_login, "Check a name and password with a registry and keep them")
+        .flags(LOGIN_FLAGS)
+        .words(&["URI"], Rest::Nothing)
+        .text("", &[("sifu registry login -u ada docker://registry.example", "Ask for the password, and keep it")]),
+    Command::verb("logout", registry_logout, "Forget the name and password for a registry")
+        .flags(&[REGISTRY_PLACE])
+        .words(&["URI"], Rest::Nothing),
+];
+
+const REGISTRY: Command = Command::group("registry", REGISTRY_VERBS, "Manage logins to OCI registries").text(
+    "Credentials are kept in ~/.apptainer/docker-config.json, in Docker's form; where that file is absent, those of Docker and \
+     Podman count.",
+    &[],
+);
+
+const CACHE_VERBS: &[Command] = &[
+    Command::verb("clean", cache_clean, "Remove images from the cache").flags(&[&[
+        Flag::list("type", "LIST", |said, kinds| said.cache.kinds.extend(kinds), CACHE_TYPES).short('T'),
+        Flag::checked(
+            "days",
+            "NUMBER",
+            |said, text| number(text).map(|days| said.cache.days = Some(days)),
+            "Remove only what was not used for so many days",
+        )
+        .short('D'),
+        Flag::switch("dry-run", |said, on| said.cache.dry_run = on, "Say what would be removed").short('n'),
+        Flag::switch("force", |said, on| said.cache.force = on, "Don't ask").short('f'),
+    ]]),
+    Command::verb("list", cache_list, "Show how much the cache holds").flags(&[&[
+        Flag::list("type", "LIST", |said, kinds| said.cache.kinds.extend(kinds), CACHE_TYPES).short('T'),
+        Flag::switch("verbose", |said, on| said.cache.verbose = on, "Show each image").short('v'),
+    ]]),
+];
+
+const CACHE_TYPES: &str = "Only these types: library, oci-tmp, oras, net; or all";
+
+const CACHE: Command = Command::group("cache", CACHE_VERBS, "Manage the cache of images from elsewhere").text(
+    "Images that were fetched or converted are kept as SIF files in ~/.apptainer/cache, or in the directory cache of \
+     APPTAINER_CACHEDIR. Together they take 20 GiB at most (SIFU_CACHE_MAX_MIB says otherwise); what was not used for longest \
+     goes first. SIFU_SITE_CACHEDIR names a cache of the site, which is only read.",
+    &[("sifu cache list --verbose", "Show each image"), ("sifu cache clean --days 30", "Remove what was not used for a month")],
+);
 
 const INSPECT_FLAGS: &[&[Flag]] = &[&[
     Flag::switch("all", |said, on| said.inspect.all = on, "Show everything, as JSON"),
@@ -553,7 +707,12 @@ fn test(said: Said) -> Result<ExitCode, Failure> {
 }
 
 fn launch(verb: Verb, said: Said) -> Result<ExitCode, Failure> {
-    action::run(&request(verb, said))
+    let options = said.elsewhere.clone();
+    let mut request = request(verb, said);
+    if let Some(image) = elsewhere::image_for(&request.image, &options, request.tmpdir.as_deref())? {
+        request.image = image;
+    }
+    action::run(&request)
 }
 
 fn plan(verb: Verb, said: Said) -> Result<ExitCode, Failure> {
@@ -579,7 +738,37 @@ fn plan_test(said: Said) -> Result<ExitCode, Failure> {
 fn build(said: Said) -> Result<ExitCode, Failure> {
     // The parser has counted the words.
     let [image, source] = said.words.as_slice() else { return Err(Failure::usage("an image and a source are needed")) };
-    super::build::run(&said.build, image, source).map(|()| ExitCode::SUCCESS)
+    let access = Access { variant: said.pull.variant, ..elsewhere::access(&said.elsewhere)? };
+    super::build::run(&said.build, access, image, source).map(|()| ExitCode::SUCCESS)
+}
+
+fn pull(said: Said) -> Result<ExitCode, Failure> {
+    super::pull::run(&said.pull, &said.elsewhere, &said.words).map(|()| ExitCode::SUCCESS)
+}
+
+fn push(said: Said) -> Result<ExitCode, Failure> {
+    let [file, uri] = said.words.as_slice() else { return Err(Failure::usage("a file and a place are needed")) };
+    super::push::run(&said.elsewhere, file, uri).map(|()| ExitCode::SUCCESS)
+}
+
+fn registry_login(said: Said) -> Result<ExitCode, Failure> {
+    registry::login(&said.login, &said.elsewhere, word(&said, 0))
+}
+
+fn registry_logout(said: Said) -> Result<ExitCode, Failure> {
+    registry::logout(&said.elsewhere, word(&said, 0))
+}
+
+fn registry_list(said: Said) -> Result<ExitCode, Failure> {
+    registry::list(&said.elsewhere)
+}
+
+fn cache_list(said: Said) -> Result<ExitCode, Failure> {
+    super::cache::list(&said.cache)
+}
+
+fn cache_clean(said: Said) -> Result<ExitCode, Failure> {
+    super::cache::clean(&said.cache)
 }
 
 fn doctor(said: Said) -> Result<ExitCode, Failure> {

@@ -274,7 +274,7 @@ mod tests {
             (&["ex"][..], &["exec"][..]),
             (&["-c", "file", "ins"], &["inspect"]),
             (&["sif", "set"], &["setprim"]),
-            (&["exec", "--no-h"], &["--no-home"]),
+            (&["exec", "--no-ho"], &["--no-home"]),
             (&["exec", "-B", "sif", "--writable-"], &["--writable-tmpfs"]),
             (&["exec", "a.sif", "--no-h"], &[]),
             (&["shell", "--she"], &["--shell"]),

@@ -9,7 +9,11 @@ use std::process::ExitCode;
 
 use super::applet::Applet;
 use super::build::BuildOptions;
+use super::cache::CacheOptions;
+use super::elsewhere::ElsewhereOptions;
 use super::inspect::InspectOptions;
+use super::pull::PullOptions;
+use super::registry::LoginOptions;
 use super::sif::AddOptions;
 use crate::launch::request::LaunchRequest;
 use crate::report::Failure;
@@ -25,6 +29,10 @@ pub struct Said {
     pub inspect: InspectOptions,
     pub object: AddOptions,
     pub build: BuildOptions,
+    pub elsewhere: ElsewhereOptions,
+    pub pull: PullOptions,
+    pub login: LoginOptions,
+    pub cache: CacheOptions,
     pub config: Config,
     pub doctor: Doctor,
     /// The words after the verb, in order.
@@ -299,6 +307,8 @@ pub enum Rest {
     Nothing,
     /// Further words of this name, among flags.
     Words(&'static str),
+    /// Further words, which the names of the needed ones tell of.
+    Further,
     /// Everything after the first word belongs to the program in the container and is no flag of ours.
     Payload(&'static str),
     /// Everything after the verb, flags included, is taken as it is.

@@ -114,7 +114,7 @@ pub fn usage_line(applet: Applet, path: &[&'static Command]) -> String {
             let _ = write!(line, " [{name}...]");
         }
         Rest::Raw => line.push_str(" ..."),
-        Rest::Nothing => {}
+        Rest::Further | Rest::Nothing => {}
     }
     line
 }

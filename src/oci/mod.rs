@@ -11,6 +11,7 @@ pub mod documents;
 pub mod inflate;
 pub mod layers;
 mod names;
+pub mod reference;
 pub mod runtime;
 pub mod tar;
 

@@ -176,6 +176,11 @@ impl Layered {
         Self { blobs, layers, config, config_bytes, read_bytes: AtomicU64::new(0) }
     }
 
+    /// The digests by which the layers are known, from the lowest.
+    pub fn digests(&self) -> impl Iterator<Item = &Digest> {
+        self.layers.iter().filter_map(|layer| layer.digest.as_ref().or(layer.diff_id.as_ref()))
+    }
+
     /// How many bytes of the blobs were read, and how many there are.
     pub fn progress(&self) -> (u64, u64) {
         let total_bytes = self.layers.iter().fold(0_u64, |sum, layer| sum.saturating_add(layer.size_bytes));

@@ -8,7 +8,7 @@
 //! A new agent is a variant of [`Source`], its name in [`Source::of`], and a file with its `fetch`.
 
 mod archive;
-mod debootstrap;
+pub mod docker;
 mod docker_archive;
 pub mod layered;
 mod localimage;
@@ -16,7 +16,7 @@ mod oci;
 mod scratch;
 mod spool;
 
-pub use debootstrap::{Debootstrap, DebootstrapError};
+pub use docker::{DockerImage, OrasImage};
 pub use docker_archive::DockerArchive;
 pub use layered::Layered;
 pub use localimage::LocalImage;
@@ -25,6 +25,7 @@ pub use oci::OciLayout;
 use super::{BuildError, Note};
 use crate::def::Header;
 use crate::oci::documents::Platform;
+use crate::remote::access::Access;
 use crate::sif::Arch;
 use crate::tree::{Owners, Tree};
 use starter::paths::HostPath;
@@ -42,27 +43,28 @@ pub enum Source {
     DockerArchive(DockerArchive),
     /// An OCI layout, as a directory or in an archive.
     Oci(OciLayout),
-    /// Packages of Debian.
-    Debootstrap(Debootstrap),
+    /// An image in a registry.
+    Docker(DockerImage),
+    /// A SIF file in a registry.
+    Oras(OrasImage),
 }
 
 /// Agents of images that are no file of sifu's: what a URI on the command line can name.
-const LAYERED: &[&str] = &["docker-archive", "oci", "oci-archive"];
+const NAMED_BY_URI: &[&str] = &["docker", "docker-archive", "oci", "oci-archive", "oras"];
 
 /// Agents of Apptainer that are not in [`Source`].
 const LATER: &[&str] = &[
     "arch",
     "buildkit",
     "busybox",
+    "debootstrap",
     "dnf",
-    "docker",
     "docker-daemon",
     "dockerfile",
     "http",
     "https",
     "ipfs",
     "library",
-    "oras",
     "shub",
     "yum",
     "zypper",
@@ -71,7 +73,11 @@ const LATER: &[&str] = &[
 /// What an agent may use.
 pub struct Fetching<'a> {
     pub owners: Owners,
-    /// A directory for temporary files, beside that of the root file system.
+    /// How to get at what is elsewhere.
+    pub access: &'a Access,
+    /// The machine that the image is for; this one where it is not said.
+    pub architecture: Option<Arch>,
+    /// A directory for temporary files.
     pub work: &'a Path,
     /// Makes the empty directory of the root file system, for agents that fill it themselves.
     pub directory: &'a mut dyn FnMut() -> Result<HostPath, BuildError>,
@@ -93,10 +99,7 @@ pub enum Files {
     /// In layers that are yet to be read, once.
     Layers(Box<Layered>),
     /// In the directory of [`Fetching::directory`].
-    Directory {
-        /// The time of the newest input, in seconds since 1970; 0 where none has one.
-        newest_mtime: i64,
-    },
+    Directory,
 }
 
 impl Root {
@@ -120,8 +123,9 @@ impl Source {
             "localimage" => Ok(Self::LocalImage(LocalImage::of(header)?)),
             "docker-archive" => Ok(Self::DockerArchive(DockerArchive { from: from(header)? })),
             "oci" => Ok(Self::Oci(OciLayout { from: from(header)?, is_archive: false })),
+            "docker" => Ok(Self::Docker(DockerImage { reference: docker::reference(header)? })),
+            "oras" => Ok(Self::Oras(OrasImage { reference: docker::reference(header)? })),
             "oci-archive" => Ok(Self::Oci(OciLayout { from: from(header)?, is_archive: true })),
-            "debootstrap" => Ok(Self::Debootstrap(Debootstrap::of(header)?)),
             agent if LATER.contains(&agent) => Err(BuildError::LaterAgent { agent: agent.to_owned() }),
             agent => Err(BuildError::UnknownAgent { agent: agent.to_owned() }),
         }
@@ -131,7 +135,7 @@ impl Source {
     pub fn header_of_uri(uri: &str) -> Option<Header> {
         let (agent, rest) = uri.split_once(':')?;
         let from = rest.strip_prefix("//").unwrap_or(rest);
-        let is_agent = agent == "localimage" || LAYERED.contains(&agent) || LATER.contains(&agent);
+        let is_agent = agent == "localimage" || NAMED_BY_URI.contains(&agent) || LATER.contains(&agent);
         is_agent.then(|| Header::of_agent(agent, from))
     }
 
@@ -140,9 +144,16 @@ impl Source {
         match self {
             Self::Scratch => Ok(scratch::fetch()),
             Self::LocalImage(image) => image.fetch(fetching),
-            Self::DockerArchive(archive) => Ok(Root::of_layers(archive.open(&platform())?)),
-            Self::Oci(layout) => Ok(Root::of_layers(layout.open(&platform())?)),
-            Self::Debootstrap(debian) => debian.fetch(fetching),
+            Self::DockerArchive(archive) => Ok(Root::of_layers(archive.open(&fetching.platform())?)),
+            Self::Oci(layout) => Ok(Root::of_layers(layout.open(&fetching.platform())?)),
+            Self::Docker(image) => {
+                Ok(Root::of_layers(image.open(fetching.access, &fetching.platform(), fetching.work)?))
+            }
+            Self::Oras(image) => {
+                let path = fetching.work.join("fetched.sif");
+                image.resolve(fetching.access)?.fetch(&path, fetching.say)?;
+                LocalImage { path: path.into() }.fetch(fetching)
+            }
         }
     }
 }
@@ -152,9 +163,16 @@ fn from(header: &Header) -> Result<String, BuildError> {
     from.ok_or_else(|| BuildError::HeaderLacks { agent: header.agent(), key: "From" })
 }
 
+impl Fetching<'_> {
+    /// The machine whose images are wanted.
+    fn platform(&self) -> Platform {
+        platform(self.architecture, self.access)
+    }
+}
+
 /// The machine whose images are wanted.
-fn platform() -> Platform {
-    Platform::linux(Arch::host().name(), None)
+pub fn platform(architecture: Option<Arch>, access: &Access) -> Platform {
+    Platform::linux(architecture.unwrap_or_else(Arch::host).name(), access.variant.as_deref())
 }
 
 #[cfg(test)]

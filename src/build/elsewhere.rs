@@ -1,0 +1,284 @@
+//! Images that are named by where they are: each becomes a SIF file, in the cache or in a place of its own.
+//!
+//! ```text
+//! docker:, oci:, oci-archive:, docker-archive:   layers, converted; the key is what they are and how it is done
+//! oras:                                          a SIF file; the key is its digest
+//! http:, https:                                  a SIF file; the key is its address, size and time
+//! ```
+
+use super::source::docker::{self, OrasImage, SifBlob};
+use super::source::{DockerArchive, Layered, OciLayout, platform};
+use super::{BuildError, DefinitionOptions, Form, Note, Request};
+use crate::cache::{Cache, Kind, ObtainError};
+use crate::oci::digest::Digest;
+use crate::oci::reference::Reference;
+use crate::remote::RemoteError;
+use crate::remote::access::Access;
+use crate::remote::download;
+use crate::remote::http::{Address, Body, Http, Method, Request as HttpRequest};
+use crate::sif::Arch;
+use crate::squashfs::write::{PackOptions, Progress, Stage};
+use crate::tree::Owners;
+use starter::paths::HostPath;
+use std::ffi::OsString;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+/// Stands for how images are converted: it changes when that does.
+const CONVERSION: &str = "sifu-1";
+
+/// How an image is made of what is elsewhere.
+#[derive(Clone, Debug)]
+pub struct Conversion {
+    pub access: Access,
+    pub architecture: Option<Arch>,
+    pub owners: Owners,
+    pub pack: PackOptions,
+    /// The time that the image states; without it, that of its newest file.
+    pub time: Option<i64>,
+}
+
+/// An image elsewhere, found but not fetched.
+enum Found {
+    /// It has layers, and this manifest.
+    Layers {
+        uri: String,
+        pinned: Option<Digest>,
+        key: String,
+    },
+    Sif(Box<SifBlob>),
+    Web {
+        address: Address,
+        size_bytes: Option<u64>,
+        key: String,
+    },
+}
+
+/// Whether a text names an image by where it is.
+pub fn is_uri(text: &str) -> bool {
+    let Some((scheme, rest)) = text.split_once(':') else { return false };
+    match scheme {
+        "docker" | "oras" | "http" | "https" | "library" | "shub" | "ipfs" => rest.starts_with("//"),
+        "docker-archive" | "docker-daemon" | "oci" | "oci-archive" => !Path::new(text).exists(),
+        // Whatever looks like one is not a file, either.
+        scheme => {
+            rest.starts_with("//")
+                && !scheme.is_empty()
+                && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+                && !matches!(scheme, "instance" | "localimage")
+        }
+    }
+}
+
+/// The name of the file that a pull makes of an image.
+pub fn default_name(uri: &str) -> Result<String, BuildError> {
+    let (scheme, rest) = parts(uri);
+    match scheme {
+        "docker" | "oras" => Ok(reference(rest)?.file_name()),
+        "http" | "https" => {
+            let path = rest.split(['?', '#']).next().unwrap_or_default();
+            let name = path.rsplit('/').next().filter(|name| !name.is_empty() && path.contains('/'));
+            Ok(name.unwrap_or("image.sif").to_owned())
+        }
+        _ => {
+            let path = rest.split(':').next().unwrap_or_default().trim_end_matches('/');
+            let name = path.rsplit('/').next().unwrap_or_default();
+            let name = name.strip_suffix(".tar").unwrap_or(name);
+            Ok(format!("{}_latest.sif", if name.is_empty() { "image" } else { name }))
+        }
+    }
+}
+
+/// The SIF file of an image elsewhere, in the cache.
+pub fn cached(uri: &str, how: &Conversion, cache: &Cache, say: &mut dyn FnMut(Note)) -> Result<PathBuf, BuildError> {
+    let found = find(uri, how)?;
+    let (kind, key) = match &found {
+        Found::Layers { key, .. } => (Kind::Oci, key.clone()),
+        Found::Sif(blob) => (Kind::Oras, blob.digest.hex().to_owned()),
+        Found::Web { key, .. } => (Kind::Net, key.clone()),
+    };
+    if let Some(path) = cache.get(kind, &key) {
+        say(Note::Doing("Using cached SIF image"));
+        return Ok(path);
+    }
+    let obtained = cache.obtain(kind, &key, |path| make(&found, how, path, say));
+    obtained.map_err(|error| match error {
+        ObtainError::Cache(error) => error.into(),
+        ObtainError::Make(error) => error,
+    })
+}
+
+/// Makes the SIF file of an image elsewhere at `path`, where nothing is.
+pub fn fetch(uri: &str, how: &Conversion, path: &Path, say: &mut dyn FnMut(Note)) -> Result<(), BuildError> {
+    make(&find(uri, how)?, how, path, say)
+}
+
+fn parts(uri: &str) -> (&str, &str) {
+    let (scheme, rest) = uri.split_once(':').unwrap_or(("", uri));
+    (scheme, rest.strip_prefix("//").unwrap_or(rest))
+}
+
+fn reference(text: &str) -> Result<Reference, BuildError> {
+    text.parse().map_err(|error| BuildError::Reference(Box::new(error)))
+}
+
+/// Finds out what an address means now.
+fn find(uri: &str, how: &Conversion) -> Result<Found, BuildError> {
+    let (scheme, rest) = parts(uri);
+    let wanted = platform(how.architecture, &how.access);
+    let elsewhere = |why| BuildError::Elsewhere { what: uri.to_owned(), why };
+    let layered = |layered: Layered| Found::Layers { uri: uri.to_owned(), pinned: None, key: key(&layered, how) };
+    match scheme {
+        "docker" => {
+            let digest = docker::resolve(&reference(rest)?, &how.access, &wanted)?.digest;
+            let key = Digest::of(format!("{CONVERSION} {digest} {}", options_text(how)).as_bytes());
+            Ok(Found::Layers { uri: uri.to_owned(), pinned: Some(digest), key: key.hex().to_owned() })
+        }
+        "oras" => Ok(Found::Sif(Box::new(OrasImage { reference: reference(rest)? }.resolve(&how.access)?))),
+        "oci" | "oci-archive" => {
+            let layout = OciLayout { from: rest.to_owned(), is_archive: scheme == "oci-archive" };
+            Ok(layered(layout.open(&wanted)?))
+        }
+        "docker-archive" => Ok(layered(DockerArchive { from: rest.to_owned() }.open(&wanted)?)),
+        "http" | "https" => on_the_web(uri),
+        "shub" => Err(elsewhere("Singularity Hub was closed in 2021; its images are gone")),
+        "library" => Err(elsewhere("libraries are not there yet in this version")),
+        "docker-daemon" => {
+            Err(elsewhere("Docker's daemon is not asked yet in this version; `docker save` makes a docker-archive"))
+        }
+        _ => Err(elsewhere("images of such an address are not known")),
+    }
+}
+
+fn on_the_web(uri: &str) -> Result<Found, BuildError> {
+    let address = Address::parse(uri)?;
+    let request = HttpRequest {
+        method: Method::HEAD,
+        address: address.clone(),
+        headers: Vec::new(),
+        authorization: None,
+        body: Body::Empty,
+    };
+    let response = Http::new(None).send(&request)?;
+    let host = address.authority.clone();
+    match response.status {
+        200 => {}
+        404 | 410 => return Err(RemoteError::NotFound { what: uri.to_owned() }.into()),
+        401 | 403 => return Err(RemoteError::Unauthorized { host, had_credentials: false }.into()),
+        status => {
+            let what = uri.to_owned();
+            return Err(RemoteError::Status { host, what, status, message: String::new() }.into());
+        }
+    }
+    let header = |name| response.header(name).unwrap_or_default().to_owned();
+    let size_bytes = header("content-length").parse().ok();
+    let text = format!("{uri} {} {} {}", header("etag"), header("last-modified"), header("content-length"));
+    Ok(Found::Web { address, size_bytes, key: Digest::of(text.as_bytes()).hex().to_owned() })
+}
+
+/// The key of layers that are at hand: what they are, and how they are converted.
+fn key(layered: &Layered, how: &Conversion) -> String {
+    let mut text = format!("{CONVERSION} {} {}", Digest::of(&layered.config_bytes), options_text(how));
+    for digest in layered.digests() {
+        text += &format!(" {digest}");
+    }
+    Digest::of(text.as_bytes()).hex().to_owned()
+}
+
+fn options_text(how: &Conversion) -> String {
+    format!("{:?} {} {:?}", how.pack.compression, how.pack.block_bytes, how.time)
+}
+
+fn make(found: &Found, how: &Conversion, path: &Path, say: &mut dyn FnMut(Note)) -> Result<(), BuildError> {
+    match found {
+        Found::Layers { uri, pinned, .. } => {
+            let access = Access { pinned: pinned.clone(), ..how.access.clone() };
+            let request = Request {
+                target: HostPath::new(path),
+                source: OsString::from(uri),
+                form: Form::Sif,
+                replace: true,
+                owners: how.owners,
+                pack: how.pack.clone(),
+                time: how.time,
+                definition: DefinitionOptions::default(),
+                architecture: how.architecture,
+                is_data: false,
+                access,
+            };
+            super::build(&request, say)
+        }
+        Found::Sif(blob) => blob.fetch(path, say),
+        Found::Web { address, size_bytes, .. } => {
+            let file = docker::new_file(path)?;
+            let http = Http::new(None);
+            let mut open = |offset_bytes: u64| open_on_the_web(&http, address, offset_bytes);
+            let total_bytes = size_bytes.unwrap_or(0);
+            download::to_file(&mut open, &file, *size_bytes, &mut |_, done_bytes| {
+                say(Note::Progress(Progress { stage: Stage::Fetching, done_bytes, total_bytes }));
+            })?;
+            docker::check_sif(&file, path)
+        }
+    }
+}
+
+fn open_on_the_web(http: &Http, address: &Address, offset_bytes: u64) -> Result<Box<dyn Read + Send>, RemoteError> {
+    let range = (offset_bytes > 0).then(|| ("Range", format!("bytes={offset_bytes}-")));
+    let request = HttpRequest {
+        method: Method::GET,
+        address: address.clone(),
+        headers: range.into_iter().collect(),
+        authorization: None,
+        body: Body::Empty,
+    };
+    let response = http.send(&request)?;
+    let host = address.authority.clone();
+    match response.status {
+        206 if offset_bytes > 0 => Ok(response.body),
+        200 => {
+            let mut body = response.body;
+            let skipped = std::io::copy(&mut (&mut body).take(offset_bytes), &mut std::io::sink());
+            skipped.map_err(|source| RemoteError::Read { host, source })?;
+            Ok(body)
+        }
+        status => Err(RemoteError::Status { host, what: "the image".to_owned(), status, message: String::new() }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_told_from_files() {
+        for uri in [
+            "docker://a",
+            "oras://h.example/a:b",
+            "https://h.example/x.sif",
+            "oci:dir",
+            "docker-archive:./x.tar",
+            "nosuch://x",
+        ] {
+            assert!(is_uri(uri), "{uri}");
+        }
+        for path in ["a.sif", "./a:b", "/docker/x", "docker:a", "instance://a", "a/b://c", "://x"] {
+            assert!(!is_uri(path), "{path}");
+        }
+    }
+
+    #[track_caller]
+    fn check(uri: &str, expected: &str) {
+        assert_eq!(default_name(uri).unwrap(), expected);
+    }
+
+    #[test]
+    fn a_pull_without_a_name_takes_the_last_part_and_the_tag() {
+        check("docker://localhost:5000/deep/er/box:1.0", "box_1.0.sif");
+        check("docker://box", "box_latest.sif");
+        check("oras://localhost:5000/mine/named:v1", "named_v1.sif");
+        check("http://h.example/files/cmd.sif?x=/y", "cmd.sif");
+        check("https://h.example", "image.sif");
+        check("oci-archive:/tmp/x.tar", "x_latest.sif");
+        check("oci:dir/", "dir_latest.sif");
+    }
+}

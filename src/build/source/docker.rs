@@ -1,0 +1,169 @@
+//! The agents `docker` and `oras`: images in a registry, as layers or as the SIF file itself.
+
+use super::layered::{Blob, Blobs, Layered, layer_blob};
+use crate::build::{BuildError, Note};
+use crate::def::Header;
+use crate::oci::digest::{Digest, Hasher};
+use crate::oci::documents::{Descriptor, Document, DocumentError, ImageConfig, Manifest, Platform, SIF_LAYER, choose};
+use crate::oci::reference::Reference;
+use crate::remote::RemoteError;
+use crate::remote::access::Access;
+use crate::remote::download::{self, Downloads};
+use crate::remote::registry::Registry;
+use crate::squashfs::write::{Progress, Stage};
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::Arc;
+
+/// Most indexes on the way to an image.
+const MAX_INDEXES: usize = 4;
+
+/// An image in a registry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DockerImage {
+    pub reference: Reference,
+}
+
+/// A SIF file in a registry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OrasImage {
+    pub reference: Reference,
+}
+
+/// What a reference turned out to mean.
+pub struct Resolved {
+    registry: Registry,
+    manifest: Manifest,
+    /// The manifest's own digest.
+    pub digest: Digest,
+    /// Whether an index named the platform.
+    is_chosen: bool,
+}
+
+/// The reference of a header: `From`, below `Registry` and `Namespace` where those are said.
+pub(super) fn reference(header: &Header) -> Result<Reference, BuildError> {
+    let lacks = || BuildError::HeaderLacks { agent: header.agent(), key: "From" };
+    let from = header.get("from").ok_or_else(lacks)?;
+    let parts = [header.get("registry"), header.get("namespace"), Some(from)];
+    let text = parts.into_iter().flatten().map(|part| part.trim_matches('/')).collect::<Vec<_>>().join("/");
+    text.parse().map_err(|error| BuildError::Reference(Box::new(error)))
+}
+
+/// Finds the manifest that a reference means on a platform.
+pub fn resolve(reference: &Reference, access: &Access, wanted: &Platform) -> Result<Resolved, BuildError> {
+    let registry = access.registry(reference, false)?;
+    let mut version = access.pinned.as_ref().map_or_else(|| reference.version(), Digest::to_string);
+    let mut is_chosen = access.pinned.is_some();
+    for _ in 0..MAX_INDEXES {
+        let fetched = registry.manifest(&version)?;
+        let failed = |source| RemoteError::Document { what: reference.to_string(), source };
+        match Document::parse(&fetched.bytes).map_err(failed)? {
+            Document::Index(entries) => {
+                version = choose(&entries, wanted).map_err(failed)?.digest.to_string();
+                is_chosen = true;
+            }
+            Document::Manifest(manifest) => {
+                // By another algorithm it was checked when it was fetched.
+                let digest = version.parse().unwrap_or(fetched.digest);
+                return Ok(Resolved { registry, manifest, digest, is_chosen });
+            }
+        }
+    }
+    Err(RemoteError::Document { what: reference.to_string(), source: DocumentError::Neither }.into())
+}
+
+impl DockerImage {
+    /// Begins to fetch the layers; those in flight lie in files without names in `directory`.
+    pub fn open(&self, access: &Access, wanted: &Platform, directory: &Path) -> Result<Layered, BuildError> {
+        let Resolved { registry, manifest, is_chosen, .. } = resolve(&self.reference, access, wanted)?;
+        let failed = |source| RemoteError::Document { what: self.reference.to_string(), source };
+        let Descriptor { media_type, digest, size_bytes, .. } = &manifest.config;
+        if !media_type.is_empty() && !media_type.contains("image") {
+            return Err(failed(DocumentError::NoImage { media_type: media_type.clone() }).into());
+        }
+        let config_bytes = registry.small_blob(digest, *size_bytes)?;
+        let config = ImageConfig::parse(&config_bytes).map_err(failed)?;
+        if !is_chosen {
+            config.check_platform(wanted).map_err(failed)?;
+        }
+        let blobs: Vec<Blob> = manifest.layers.iter().enumerate().map(|(n, layer)| layer_blob(n, layer)).collect();
+        // The uppermost is read first.
+        let wanted = manifest.layers.iter().rev().map(|layer| (layer.digest.clone(), layer.size_bytes)).collect();
+        let downloads = Downloads::begin(registry, directory, wanted);
+        Ok(Layered::new(Arc::new(Arriving(downloads)), blobs, config, config_bytes))
+    }
+}
+
+/// Blobs that are read while they arrive.
+struct Arriving(Downloads);
+
+impl Blobs for Arriving {
+    fn open(&self, blob: &Blob) -> io::Result<Box<dyn Read + Send + '_>> {
+        let digest = blob.digest.as_ref().ok_or(io::ErrorKind::NotFound)?;
+        Ok(Box::new(self.0.open(digest)?))
+    }
+}
+
+/// The blob of a SIF file in a registry.
+pub struct SifBlob {
+    registry: Registry,
+    pub digest: Digest,
+    pub size_bytes: u64,
+}
+
+impl OrasImage {
+    /// Finds the file.
+    pub fn resolve(&self, access: &Access) -> Result<SifBlob, BuildError> {
+        let host = Platform::default();
+        let Resolved { registry, manifest, .. } = resolve(&self.reference, access, &host)?;
+        match manifest.layers.as_slice() {
+            [only] if only.media_type == SIF_LAYER => {
+                Ok(SifBlob { registry, digest: only.digest.clone(), size_bytes: only.size_bytes })
+            }
+            _ => {
+                let media_type = manifest.layers.first().map(|layer| layer.media_type.clone()).unwrap_or_default();
+                let source = DocumentError::NoImage { media_type };
+                Err(RemoteError::Document { what: self.reference.to_string(), source }.into())
+            }
+        }
+    }
+}
+
+impl SifBlob {
+    /// Fetches the file to `path` and checks it.
+    pub fn fetch(&self, path: &Path, say: &mut dyn FnMut(Note)) -> Result<(), BuildError> {
+        let file = new_file(path)?;
+        let mut hasher = Hasher::new(self.digest.algorithm());
+        let mut open = |offset_bytes| self.registry.blob(&self.digest, offset_bytes);
+        download::to_file(&mut open, &file, Some(self.size_bytes), &mut |bytes, done_bytes| {
+            hasher.update(bytes);
+            let total_bytes = self.size_bytes;
+            say(Note::Progress(Progress { stage: Stage::Fetching, done_bytes, total_bytes }));
+        })?;
+        let found = hasher.finish();
+        if found != self.digest {
+            let expected = self.digest.clone();
+            return Err(RemoteError::Digest { what: "the image".to_owned(), expected, found }.into());
+        }
+        check_sif(&file, path)
+    }
+}
+
+/// Makes the file of an image, executable within the limits of the umask.
+pub fn new_file(path: &Path) -> Result<File, BuildError> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let opened = File::options().read(true).write(true).create(true).truncate(true).mode(0o755).open(path);
+    opened.map_err(|source| RemoteError::Local { doing: "write", path: path.display().to_string(), source }.into())
+}
+
+/// Checks that what was fetched is a SIF file.
+pub fn check_sif(file: &File, path: &Path) -> Result<(), BuildError> {
+    let mut start = [0; 42];
+    let read = file.read_exact_at(&mut start, 0);
+    if read.is_ok() && start[32..].starts_with(b"SIF_MAGIC") {
+        return Ok(());
+    }
+    Err(BuildError::NoSif { path: path.display().to_string() })
+}

@@ -1,0 +1,241 @@
+//! What the flags and variables say about images elsewhere: credentials, the cache, where files go.
+
+use super::flags::{Category, Flag, os};
+use super::progress::Meter;
+use crate::build::elsewhere::{self, Conversion};
+use crate::build::{Note, processors};
+use crate::cache::{Cache, DEFAULT_CEILING_BYTES};
+use crate::env_names::{
+    CACHE_CEILING, CACHE_DIRECTORY, CONFIG_DIRECTORY, DOCKER_CONFIG, PREFIXES, REGISTRY_AUTH_FILE, SITE_CACHE,
+    XDG_RUNTIME_DIR,
+};
+use crate::remote::access::Access;
+use crate::remote::credentials::{Login, Password, Places};
+use crate::report::{self, Failure, failure};
+use crate::sif::Arch;
+use crate::squashfs::write::{BLOCK_BYTES, Compression, PackOptions};
+use crate::tree::Owners;
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, File};
+use std::io::{BufRead, IsTerminal, Write};
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
+
+/// What is said about images elsewhere.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ElsewhereOptions {
+    pub no_https: bool,
+    pub authfile: Option<OsString>,
+    pub username: Option<String>,
+    pub password: Option<Password>,
+    pub docker_login: bool,
+    pub disable_cache: bool,
+}
+
+/// The flags of every verb that fetches images.
+pub const ELSEWHERE: &[Flag] = &[
+    Flag::switch("disable-cache", |said, on| said.elsewhere.disable_cache = on, "Neither use nor fill the cache")
+        .keys(&["DISABLE_CACHE"])
+        .category(Category::Sources),
+    Flag::text(
+        "docker-username",
+        "NAME",
+        |said, name| said.elsewhere.username = Some(String::from_utf8_lossy(&name).into_owned()),
+        "Ask registries as this user",
+    )
+    .keys(&["DOCKER_USERNAME"])
+    .category(Category::Sources),
+    Flag::text(
+        "docker-password",
+        "PASSWORD",
+        |said, password| said.elsewhere.password = Some(Password(String::from_utf8_lossy(&password).into_owned())),
+        "With this password; others on this machine can see it, so prefer the variable",
+    )
+    .keys(&["DOCKER_PASSWORD"])
+    .category(Category::Sources),
+    Flag::switch("docker-login", |said, on| said.elsewhere.docker_login = on, "Ask for a name and password")
+        .keys(&["DOCKER_LOGIN"])
+        .category(Category::Sources),
+    Flag::text(
+        "authfile",
+        "FILE",
+        |said, file| said.elsewhere.authfile = Some(os(file)),
+        "Take credentials from this file, in Docker's form",
+    )
+    .keys(&["AUTH_FILE"])
+    .category(Category::Sources),
+    Flag::switch("no-https", |said, on| said.elsewhere.no_https = on, "Talk to registries without encryption")
+        .aliases(&["nohttps"])
+        .keys(&["NOHTTPS", "NO_HTTPS"])
+        .category(Category::Sources),
+    Flag::later("docker-host", Some("ADDRESS"), "Save the image with `docker save` and use docker-archive:FILE.")
+        .keys(&["DOCKER_HOST"])
+        .quiet_variable(),
+];
+
+/// The value of a variable under the strongest of its prefixes.
+pub fn variable(key: &str) -> Option<OsString> {
+    let found = PREFIXES.iter().find_map(|prefix| std::env::var_os(format!("{prefix}{key}")));
+    found.filter(|value| !value.is_empty())
+}
+
+fn home() -> Result<PathBuf, Failure> {
+    let home = std::env::var_os("HOME").filter(|home| !home.is_empty());
+    home.map(PathBuf::from).ok_or_else(|| Failure::new("there is no home directory: the variable HOME is not set"))
+}
+
+/// The directory of what sifu keeps for a user.
+fn own_directory() -> Result<PathBuf, Failure> {
+    match variable(CONFIG_DIRECTORY) {
+        Some(directory) => Ok(directory.into()),
+        None => Ok(home()?.join(".apptainer")),
+    }
+}
+
+/// The file of `registry login`.
+pub fn credentials_file(said: &ElsewhereOptions) -> Result<PathBuf, Failure> {
+    match &said.authfile {
+        Some(file) => Ok(file.into()),
+        None => Ok(own_directory()?.join("docker-config.json")),
+    }
+}
+
+/// Everything that is said about access.
+pub fn access(said: &ElsewhereOptions) -> Result<Access, Failure> {
+    let login = match (&said.username, &said.password) {
+        (Some(name), Some(Password(password))) => {
+            Some(Login::Password { name: name.clone(), password: password.clone() })
+        }
+        _ if said.docker_login => Some(ask_login(said.username.clone())?),
+        _ => None,
+    };
+    let mut others = Vec::new();
+    let docker = std::env::var_os(DOCKER_CONFIG).map(PathBuf::from);
+    let home = home().ok();
+    others.extend(docker.or_else(|| home.as_ref().map(|home| home.join(".docker"))).map(|d| d.join("config.json")));
+    others.extend(std::env::var_os(REGISTRY_AUTH_FILE).map(PathBuf::from));
+    others.extend(std::env::var_os(XDG_RUNTIME_DIR).map(|d| PathBuf::from(d).join("containers/auth.json")));
+    others.extend(home.map(|home| home.join(".config/containers/auth.json")));
+    let named = said.authfile.as_ref().map(PathBuf::from);
+    if let Some(named) = named.as_ref().filter(|named| !named.exists()) {
+        return Err(Failure::new(format!("cannot read the credentials in {}: no such file", named.display())));
+    }
+    let own = own_directory().ok().map(|directory| directory.join("docker-config.json"));
+    Ok(Access { no_https: said.no_https, places: Places { said: login, named, own, others }, ..Access::default() })
+}
+
+/// Asks on the terminal for a name and a password.
+pub fn ask_login(name: Option<String>) -> Result<Login, Failure> {
+    let stdin = std::io::stdin();
+    if !stdin.is_terminal() {
+        return Err(Failure::new("a password can be asked for on a terminal only")
+            .hint("Give the name with --username and the password with --password-stdin, or set the variables."));
+    }
+    let failed = |error: std::io::Error| Failure::new(format!("cannot ask on the terminal: {}", report::cause(&error)));
+    let ask = |question: &str| -> Result<String, Failure> {
+        let mut stderr = std::io::stderr().lock();
+        stderr.write_all(question.as_bytes()).and_then(|()| stderr.flush()).map_err(failed)?;
+        let mut answer = String::new();
+        stdin.lock().read_line(&mut answer).map_err(failed)?;
+        Ok(answer.trim_end_matches(['\n', '\r']).to_owned())
+    };
+    let name = match name {
+        Some(name) => name,
+        None => ask("Username: ")?,
+    };
+    use nix::sys::termios::{LocalFlags, SetArg, tcgetattr, tcsetattr};
+    let errno = |errno: nix::errno::Errno| failed(errno.into());
+    let before = tcgetattr(&stdin).map_err(errno)?;
+    let mut quiet = before.clone();
+    quiet.local_flags.remove(LocalFlags::ECHO);
+    tcsetattr(&stdin, SetArg::TCSAFLUSH, &quiet).map_err(errno)?;
+    let password = ask("Password: ");
+    let _ = tcsetattr(&stdin, SetArg::TCSAFLUSH, &before);
+    let _ = std::io::stderr().write_all(b"\n");
+    Ok(Login::Password { name, password: password? })
+}
+
+/// The user's cache, below it that of the site.
+pub fn cache() -> Result<Cache, Failure> {
+    let root = match variable(CACHE_DIRECTORY) {
+        Some(directory) => PathBuf::from(directory).join("cache"),
+        None => own_directory()?.join("cache"),
+    };
+    let ceiling_bytes = match variable(CACHE_CEILING) {
+        None => DEFAULT_CEILING_BYTES,
+        Some(text) => {
+            let mib = text.to_str().and_then(|text| text.trim().parse::<u64>().ok());
+            let mib = mib.and_then(|mib| mib.checked_mul(1 << 20));
+            mib.ok_or_else(|| {
+                Failure::new(format!("{CACHE_CEILING} is `{}`, no number of MiB", text.to_string_lossy()))
+            })?
+        }
+    };
+    Ok(Cache::new(root, variable(SITE_CACHE).map(PathBuf::from), ceiling_bytes))
+}
+
+/// How images elsewhere become SIF files.
+pub fn conversion(
+    said: &ElsewhereOptions,
+    architecture: Option<Arch>,
+    variant: Option<String>,
+) -> Result<Conversion, Failure> {
+    Ok(Conversion {
+        access: Access { variant, ..access(said)? },
+        architecture,
+        // What the layers say counts, whoever converts them.
+        owners: Owners::AsFound,
+        pack: PackOptions {
+            compression: Compression::ZSTD,
+            block_bytes: BLOCK_BYTES,
+            threads: processors::usable(&processors::observe(), None),
+            time: 0,
+        },
+        time: None,
+    })
+}
+
+/// Does something of which the user is told while it goes on.
+pub fn watched<T, E: std::fmt::Display + report::Hint>(
+    work: impl FnOnce(&mut dyn FnMut(Note)) -> Result<T, E>,
+) -> Result<T, Failure> {
+    let mut meter = Meter::on_stderr();
+    let done = work(&mut |note| match note {
+        Note::Doing(text) => meter.aside(|| report::info(text)),
+        Note::Warning(text) => meter.aside(|| report::warning(text)),
+        Note::Progress(progress) => meter.show(progress),
+    });
+    meter.clear();
+    done.map_err(|error| failure(&error))
+}
+
+/// The file to open for the image that an action names: that of the cache for an image elsewhere. `None` for what is here.
+pub fn image_for(image: &OsStr, said: &ElsewhereOptions, tmpdir: Option<&OsStr>) -> Result<Option<OsString>, Failure> {
+    let Some(uri) = image.to_str().filter(|text| elsewhere::is_uri(text)) else { return Ok(None) };
+    let how = conversion(said, None, None)?;
+    if !said.disable_cache {
+        let cache = cache()?;
+        let path = watched(|say| elsewhere::cached(uri, &how, &cache, say))?;
+        return Ok(Some(path.into()));
+    }
+    let directory = tmpdir.map_or_else(std::env::temp_dir, PathBuf::from);
+    let path = directory.join(format!("sifu-image-{}.sif", std::process::id()));
+    let fetched = watched(|say| elsewhere::fetch(uri, &how, &path, say));
+    // The file has no name as soon as it is open: nothing is left of it when the container ends.
+    let opened = fetched.and_then(|()| open_and_remove(&path));
+    if opened.is_err() {
+        let _ = fs::remove_file(&path);
+    }
+    opened.map(Some)
+}
+
+fn open_and_remove(path: &Path) -> Result<OsString, Failure> {
+    let failed =
+        |error: std::io::Error| Failure::new(format!("cannot open {}: {}", path.display(), report::cause(&error)));
+    let file = File::open(path).map_err(failed)?;
+    fs::remove_file(path).map_err(failed)?;
+    let name = format!("/proc/self/fd/{}", file.as_raw_fd());
+    // It stays open until the program of the container takes the place of this one.
+    std::mem::forget(file);
+    Ok(name.into())
+}

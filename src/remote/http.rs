@@ -1,0 +1,384 @@
+//! HTTP: every request that sifu makes.
+//!
+//! ```text
+//! Request ──► send ──► answer          tried again: connections that break, 429, 500, 502, 503, 504
+//!               ▲         │            followed by hand: redirects, without credentials to another host
+//!               └─────────┘
+//! ```
+//!
+//! There is no limit on how long a transfer takes, only on how long nothing comes. Credentials go to the scheme, host and
+//! port that they are for; an encrypted connection never leads to one that is not.
+
+use super::RemoteError;
+use std::fs;
+use std::hash::{BuildHasher, RandomState};
+use std::io::{self, Read};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+use ureq::http;
+pub use ureq::http::Method;
+use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
+use ureq::{Agent, SendBody};
+
+const MAX_REDIRECTS: usize = 10;
+/// How often a request is tried.
+const TRIES: u32 = 5;
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long nothing may come.
+const STALL_TIMEOUT: Duration = Duration::from_secs(60);
+/// The first pause before another try; it doubles.
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+/// The longest pause that a server can ask for.
+const MAX_PAUSE: Duration = Duration::from_secs(120);
+
+/// Where systems keep the certificates that they trust.
+const TRUSTED: &[&str] = &[
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+];
+
+/// Makes requests.
+pub struct Http {
+    agent: Agent,
+}
+
+/// An address: scheme, host with port, and what stands behind.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Address {
+    pub is_https: bool,
+    /// Host, with a port if it has one, in lower case.
+    pub authority: String,
+    /// Begins with `/`.
+    pub path: String,
+}
+
+/// What is to be sent.
+pub struct Request<'a> {
+    pub method: Method,
+    pub address: Address,
+    pub headers: Vec<(&'static str, String)>,
+    /// The value of `Authorization`, for the host of the address and no other.
+    pub authorization: Option<&'a str>,
+    pub body: Body<'a>,
+}
+
+/// What a request carries.
+#[derive(Clone, Copy)]
+pub enum Body<'a> {
+    Empty,
+    Bytes(&'a [u8]),
+    /// So many bytes of what this opens.
+    Stream(u64, &'a dyn Fn() -> io::Result<Box<dyn Read + Send + Sync>>),
+}
+
+/// What a server answered.
+pub struct Response {
+    pub status: u16,
+    headers: http::HeaderMap,
+    pub body: Box<dyn Read + Send>,
+    /// Where the answer came from, redirects followed.
+    pub address: Address,
+}
+
+impl Response {
+    /// A header's value, if it is text.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name)?.to_str().ok()
+    }
+
+    /// All values of a header.
+    pub fn headers(&self, name: &str) -> Vec<String> {
+        self.headers.get_all(name).iter().filter_map(|value| value.to_str().ok()).map(str::to_owned).collect()
+    }
+
+    /// Reads the whole body, which is no longer than `limit` bytes.
+    pub fn bytes(self, limit: u64) -> Result<Vec<u8>, RemoteError> {
+        let mut bytes = Vec::new();
+        let failed = |source| RemoteError::Read { host: self.address.authority.clone(), source };
+        self.body.take(limit + 1).read_to_end(&mut bytes).map_err(failed)?;
+        if bytes.len() as u64 > limit {
+            return Err(RemoteError::TooLarge { host: self.address.authority, limit });
+        }
+        Ok(bytes)
+    }
+}
+
+impl Address {
+    /// Reads `https://host:port/path?query`. One with a user's name in it is none: it would end in logs.
+    pub fn parse(text: &str) -> Result<Self, RemoteError> {
+        let wrong = |why| RemoteError::Address { address: without_secrets(text), why };
+        let (scheme, rest) = text.split_once("://").ok_or(wrong("it has no scheme"))?;
+        let is_https = match scheme.to_ascii_lowercase().as_str() {
+            "https" => true,
+            "http" => false,
+            _ => return Err(wrong("its scheme is neither http nor https")),
+        };
+        let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+        let (authority, path) = rest.split_at(end);
+        if authority.contains('@') {
+            return Err(wrong("it holds a user's name"));
+        }
+        let is_plain =
+            |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_' | b':' | b'[' | b']');
+        if authority.is_empty() || !authority.bytes().all(is_plain) {
+            return Err(wrong("its host is none"));
+        }
+        let path = path.split('#').next().unwrap_or_default();
+        if path.bytes().any(|byte| byte <= b' ' || byte >= 0x7f) {
+            return Err(wrong("its path holds blanks or control characters"));
+        }
+        let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
+        Ok(Self { is_https, authority: authority.to_ascii_lowercase(), path })
+    }
+
+    /// The address that a reference leads to from here: absolute, or from the root, or beside.
+    pub fn join(&self, reference: &str) -> Result<Self, RemoteError> {
+        if reference.contains("://") {
+            return Self::parse(reference);
+        }
+        let scheme = if self.is_https { "https" } else { "http" };
+        if let Some(rest) = reference.strip_prefix("//") {
+            return Self::parse(&format!("{scheme}://{rest}"));
+        }
+        let own = self.path.split('?').next().unwrap_or_default();
+        let path = match reference {
+            rooted if rooted.starts_with('/') => rooted.to_owned(),
+            query if query.starts_with('?') => format!("{own}{query}"),
+            beside => format!("{}/{beside}", own.rsplit_once('/').map_or("", |(directory, _)| directory)),
+        };
+        Self::parse(&format!("{scheme}://{}{path}", self.authority))
+    }
+
+    /// Whether credentials for one are for the other.
+    pub fn is_same_origin(&self, other: &Self) -> bool {
+        let port = |address: &Self| {
+            let default = if address.is_https { ":443" } else { ":80" };
+            address.authority.strip_suffix(default).unwrap_or(&address.authority).to_owned()
+        };
+        self.is_https == other.is_https && port(self) == port(other)
+    }
+
+    /// With more at the end of the query.
+    pub fn with_query(&self, query: &str) -> Self {
+        let separator = if self.path.contains('?') { '&' } else { '?' };
+        Self { path: format!("{}{separator}{query}", self.path), ..self.clone() }
+    }
+
+    fn text(&self) -> String {
+        format!("{}://{}{}", if self.is_https { "https" } else { "http" }, self.authority, self.path)
+    }
+}
+
+/// An address without what could be a password in it.
+fn without_secrets(text: &str) -> String {
+    let text = text.split(['?', '#']).next().unwrap_or_default();
+    match text.split_once("://") {
+        Some((scheme, rest)) => {
+            let rest = rest.rsplit_once('@').map_or(rest, |(_, host)| host);
+            format!("{scheme}://{rest}")
+        }
+        None => text.rsplit_once('@').map_or(text, |(_, rest)| rest).to_owned(),
+    }
+}
+
+impl Http {
+    /// Prepares connections; `extra` is a directory of certificates of one registry, if there is one.
+    pub fn new(extra: Option<&Path>) -> Self {
+        let mut config = Agent::config_builder()
+            .http_status_as_error(false)
+            .max_redirects(0)
+            .timeout_connect(Some(CONNECT_TIMEOUT))
+            .timeout_per_read(Some(STALL_TIMEOUT))
+            .timeout_per_write(Some(STALL_TIMEOUT))
+            .user_agent(concat!("sifu/", env!("CARGO_PKG_VERSION")))
+            .accept_encoding("identity");
+        if let Some(roots) = trusted(extra) {
+            config = config.tls_config(TlsConfig::builder().root_certs(roots).build());
+        }
+        Self { agent: config.build().new_agent() }
+    }
+
+    /// Sends a request, again where that can help, and follows redirects of what only asks.
+    pub fn send(&self, request: &Request) -> Result<Response, RemoteError> {
+        let mut address = request.address.clone();
+        for _ in 0..=MAX_REDIRECTS {
+            let authorization = request.authorization.filter(|_| address.is_same_origin(&request.address));
+            let response = self.try_often(request, &address, authorization)?;
+            let is_redirect = matches!(response.status, 301 | 302 | 303 | 307 | 308);
+            let may_follow = matches!(request.method, Method::GET | Method::HEAD);
+            let Some(location) = response.header("location").filter(|_| is_redirect && may_follow) else {
+                return Ok(response);
+            };
+            let next = address.join(location)?;
+            if address.is_https && !next.is_https {
+                return Err(RemoteError::Downgrade { from: address.authority, to: next.authority });
+            }
+            address = next;
+        }
+        Err(RemoteError::Redirects { host: request.address.authority.clone() })
+    }
+
+    fn try_often(
+        &self,
+        request: &Request,
+        address: &Address,
+        authorization: Option<&str>,
+    ) -> Result<Response, RemoteError> {
+        let mut pause = FIRST_PAUSE;
+        let mut tried = 1;
+        loop {
+            let answer = self.once(request, address, authorization);
+            let asked = match &answer {
+                Ok(response) if matches!(response.status, 429 | 500 | 502 | 503 | 504) => retry_after(response),
+                // Nothing but a broken connection is worth another try.
+                Err(RemoteError::Connection { is_passing: true, .. }) => None,
+                _ => return answer,
+            };
+            if tried == TRIES || asked.is_some_and(|asked| asked > MAX_PAUSE) {
+                return answer;
+            }
+            tried += 1;
+            std::thread::sleep(asked.unwrap_or_else(|| jittered(pause)));
+            pause *= 2;
+        }
+    }
+
+    fn once(&self, request: &Request, address: &Address, authorization: Option<&str>) -> Result<Response, RemoteError> {
+        let failed = |error: ureq::Error| connection_error(address, error);
+        let mut builder = http::Request::builder().method(request.method.clone()).uri(address.text());
+        for (name, value) in &request.headers {
+            builder = builder.header(*name, value);
+        }
+        if let Some(value) = authorization {
+            builder = builder.header("Authorization", value);
+        }
+        let body = match request.body {
+            Body::Empty => SendBody::none(),
+            Body::Bytes(bytes) => {
+                builder = builder.header("Content-Length", bytes.len());
+                SendBody::from_owned_reader(io::Cursor::new(bytes.to_vec()))
+            }
+            Body::Stream(length, open) => {
+                builder = builder.header("Content-Length", length);
+                let opened = open().map_err(|source| RemoteError::Upload { source })?;
+                SendBody::from_owned_reader(opened.take(length))
+            }
+        };
+        let built = builder.body(body).map_err(|error| failed(error.into()))?;
+        let (parts, body) = self.agent.run(built).map_err(failed)?.into_parts();
+        Ok(Response {
+            status: parts.status.as_u16(),
+            headers: parts.headers,
+            body: Box::new(body.into_reader()),
+            address: address.clone(),
+        })
+    }
+}
+
+fn connection_error(address: &Address, error: ureq::Error) -> RemoteError {
+    let is_passing = match &error {
+        ureq::Error::Io(error) => {
+            !matches!(error.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::InvalidData)
+        }
+        ureq::Error::Timeout(_) | ureq::Error::ConnectionFailed => true,
+        _ => false,
+    };
+    let host = address.authority.clone();
+    let reason = match error {
+        ureq::Error::Io(error) => crate::report::cause(&error),
+        ureq::Error::HostNotFound => "no such host".to_owned(),
+        other => other.to_string(),
+    };
+    RemoteError::Connection { host, is_https: address.is_https, reason, is_passing }
+}
+
+/// The pause that a server asks for, in seconds; a date is not understood, and no server that was met sends one.
+fn retry_after(response: &Response) -> Option<Duration> {
+    response.header("retry-after")?.trim().parse::<u64>().ok().map(Duration::from_secs)
+}
+
+/// Half to all of a pause, so that many who wait don't come back at once.
+pub fn jittered(pause: Duration) -> Duration {
+    let random = RandomState::new().hash_one(0) as u32;
+    pause / 2 + (pause / 2).mul_f64(f64::from(random) / f64::from(u32::MAX))
+}
+
+/// The certificates of this system and of a registry's own directory. `None` where there are none: then those that
+/// come with the program count.
+fn trusted(extra: Option<&Path>) -> Option<RootCerts> {
+    let mut certificates: Vec<Certificate<'static>> = Vec::new();
+    let mut add = |path: &Path| {
+        let Ok(pem) = fs::read(path) else { return };
+        for item in parse_pem(&pem).flatten() {
+            if let PemItem::Certificate(certificate) = item {
+                certificates.push(certificate);
+            }
+        }
+    };
+    if let Some(system) = TRUSTED.iter().map(Path::new).find(|path| path.exists()) {
+        add(system);
+    }
+    let files = extra.and_then(|directory| fs::read_dir(directory).ok());
+    for path in files.into_iter().flatten().flatten().map(|entry| entry.path()) {
+        if path.extension().is_some_and(|extension| extension == "crt") {
+            add(&path);
+        }
+    }
+    if certificates.is_empty() { None } else { Some(RootCerts::Specific(Arc::new(certificates))) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(text: &str) -> Address {
+        Address::parse(text).unwrap()
+    }
+
+    #[test]
+    fn addresses_are_taken_apart() {
+        assert_eq!(
+            address("HTTPS://Host.Example:5000/v2/a?b=c#d"),
+            Address { is_https: true, authority: "host.example:5000".to_owned(), path: "/v2/a?b=c".to_owned() }
+        );
+        assert_eq!(address("http://localhost").path, "/");
+        for text in [
+            "ftp://host.example/",
+            "host.example/x",
+            "http://",
+            "http://user:secret@host.example/",
+            "http://a b/",
+            "http://h/\n",
+        ] {
+            let error = Address::parse(text).unwrap_err().to_string();
+            assert!(!error.contains("secret"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_redirect_leads_from_where_it_was_found() {
+        let here = address("https://host.example/v2/a/blobs/x?y=z");
+        let check = |reference: &str, expected: &str| assert_eq!(here.join(reference).unwrap().text(), expected);
+        check("/other", "https://host.example/other");
+        check("beside?q", "https://host.example/v2/a/blobs/beside?q");
+        check("?q", "https://host.example/v2/a/blobs/x?q");
+        check("//cdn.example/b", "https://cdn.example/b");
+        check("http://cdn.example/b", "http://cdn.example/b");
+    }
+
+    #[test]
+    fn credentials_are_for_one_scheme_host_and_port() {
+        let check = |one: &str, other: &str, expected| {
+            assert_eq!(address(one).is_same_origin(&address(other)), expected, "{one} {other}");
+        };
+        check("https://a.example/x", "https://A.example:443/y", true);
+        check("http://a.example:80/x", "http://a.example/y", true);
+        check("https://a.example/", "http://a.example/", false);
+        check("https://a.example/", "https://a.example:5000/", false);
+        check("https://a.example/", "https://a.example.evil.example/", false);
+    }
+}
