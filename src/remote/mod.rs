@@ -170,3 +170,6 @@ impl Hint for RemoteError {
         vec![hint.to_owned()]
     }
 }
+
+#[cfg(test)]
+mod tests;
