@@ -5,6 +5,7 @@ pub mod build;
 pub mod cache;
 pub mod cli;
 pub mod conf;
+pub mod debian;
 pub mod def;
 pub mod elf;
 pub mod env_names;

@@ -3,6 +3,7 @@
 use super::copy::CopyError;
 use super::room;
 use super::rootfs::EditError;
+use super::source::DebootstrapError;
 use super::source::layered::LayeredError;
 use super::unpack::UnpackError;
 use crate::cache::CacheError;
@@ -47,6 +48,8 @@ pub enum BuildError {
     },
     /// An image of layers.
     Layered(Box<LayeredError>),
+    /// A system of Debian's packages.
+    Debootstrap(Box<DebootstrapError>),
     Lookup(LookupError),
     Edit(EditError),
     Unpack(UnpackError),
@@ -143,6 +146,7 @@ impl fmt::Display for BuildError {
             Self::Cache(error) => error.fmt(f),
             Self::NoSif { path } => write!(f, "what was fetched to {path} is no SIF file"),
             Self::Elsewhere { what, why } => write!(f, "cannot fetch {what}: {why}"),
+            Self::Debootstrap(error) => error.fmt(f),
             Self::Lookup(error) => error.fmt(f),
             Self::Edit(error) => error.fmt(f),
             Self::Unpack(error) => error.fmt(f),
@@ -198,6 +202,7 @@ impl Hint for BuildError {
             Self::Remote(error) => return error.hints(),
             Self::Cache(error) => return error.hints(),
             Self::Reference(_) | Self::NoSif { .. } | Self::Elsewhere { .. } => return Vec::new(),
+            Self::Debootstrap(error) => return error.hints(),
             Self::Pack(error) => return error.hints(),
             Self::Sif(error) => return error.hints(),
             Self::Extract(ExtractError::NoSpace { .. } | ExtractError::NoInodes { .. }) => {
@@ -320,5 +325,11 @@ impl From<RemoteError> for BuildError {
 impl From<CacheError> for BuildError {
     fn from(error: CacheError) -> Self {
         Self::Cache(error)
+    }
+}
+
+impl From<DebootstrapError> for BuildError {
+    fn from(error: DebootstrapError) -> Self {
+        Self::Debootstrap(Box::new(error))
     }
 }

@@ -127,6 +127,11 @@ pub fn run_test(script: &Script, rootfs: &Rootfs, options: &RunOptions) -> Resul
     succeeded("test", script, status)
 }
 
+/// Runs a command of a bootstrap agent as root of `rootfs`, which is not sealed yet.
+pub fn run_install(command: &[OsString], rootfs: &Rootfs) -> Result<ExitStatus, BuildError> {
+    run_in("bootstrap", rootfs.path(), Access::Writable, command, &RunOptions::default())
+}
+
 /// What a script may change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Access {

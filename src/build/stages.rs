@@ -134,7 +134,7 @@ impl Stages<'_> {
                 make_directory(&path)?;
                 self.unpack(&tree, &path)?;
             }
-            Files::Directory => {}
+            Files::Directory { newest_mtime } => self.newest_input = self.newest_input.max(newest_mtime),
         }
         let rootfs = Rootfs::open(&HostPath::new(&*path))?;
         self.actions(plan, &rootfs, &labels)?;

@@ -8,6 +8,7 @@
 //! A new agent is a variant of [`Source`], its name in [`Source::of`], and a file with its `fetch`.
 
 mod archive;
+mod debootstrap;
 pub mod docker;
 mod docker_archive;
 pub mod layered;
@@ -16,6 +17,7 @@ mod oci;
 mod scratch;
 mod spool;
 
+pub use debootstrap::{Debootstrap, DebootstrapError};
 pub use docker::{DockerImage, OrasImage};
 pub use docker_archive::DockerArchive;
 pub use layered::Layered;
@@ -47,6 +49,8 @@ pub enum Source {
     Docker(DockerImage),
     /// A SIF file in a registry.
     Oras(OrasImage),
+    /// Packages of Debian.
+    Debootstrap(Debootstrap),
 }
 
 /// Agents of images that are no file of sifu's: what a URI on the command line can name.
@@ -57,7 +61,6 @@ const LATER: &[&str] = &[
     "arch",
     "buildkit",
     "busybox",
-    "debootstrap",
     "dnf",
     "docker-daemon",
     "dockerfile",
@@ -77,7 +80,7 @@ pub struct Fetching<'a> {
     pub access: &'a Access,
     /// The machine that the image is for; this one where it is not said.
     pub architecture: Option<Arch>,
-    /// A directory for temporary files.
+    /// A directory for temporary files, beside that of the root file system.
     pub work: &'a Path,
     /// Makes the empty directory of the root file system, for agents that fill it themselves.
     pub directory: &'a mut dyn FnMut() -> Result<HostPath, BuildError>,
@@ -99,7 +102,10 @@ pub enum Files {
     /// In layers that are yet to be read, once.
     Layers(Box<Layered>),
     /// In the directory of [`Fetching::directory`].
-    Directory,
+    Directory {
+        /// The time of the newest input, in seconds since 1970; 0 where none has one.
+        newest_mtime: i64,
+    },
 }
 
 impl Root {
@@ -126,6 +132,7 @@ impl Source {
             "docker" => Ok(Self::Docker(DockerImage { reference: docker::reference(header)? })),
             "oras" => Ok(Self::Oras(OrasImage { reference: docker::reference(header)? })),
             "oci-archive" => Ok(Self::Oci(OciLayout { from: from(header)?, is_archive: true })),
+            "debootstrap" => Ok(Self::Debootstrap(Debootstrap::of(header)?)),
             agent if LATER.contains(&agent) => Err(BuildError::LaterAgent { agent: agent.to_owned() }),
             agent => Err(BuildError::UnknownAgent { agent: agent.to_owned() }),
         }
@@ -154,6 +161,7 @@ impl Source {
                 image.resolve(fetching.access)?.fetch(&path, fetching.say)?;
                 LocalImage { path: path.into() }.fetch(fetching)
             }
+            Self::Debootstrap(debian) => debian.fetch(fetching),
         }
     }
 }

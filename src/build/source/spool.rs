@@ -9,7 +9,7 @@ use super::layered::{Layered, LayeredError, MergeFailure};
 use crate::oci::layers::{Keep, Notices};
 use crate::tree::{Body, Content, Source, Tree};
 use std::fs::File;
-use std::io::{self, BufWriter, Read, Write};
+use std::io::{self, BufWriter, Read};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
@@ -20,17 +20,33 @@ impl Layered {
     /// Merges the layers into a tree whose contents lie in `file`, which is empty and belongs to nobody else.
     pub fn spool(&self, file: File) -> Result<(Tree, Notices), LayeredError> {
         let failed = |source| LayeredError::Read { what: "the contents of the layers".to_owned(), source };
-        let (mut tree, notices, places) = {
-            let mut spool = Spool { out: BufWriter::with_capacity(1 << 20, &file), end: 0, places: Vec::new() };
-            let (tree, notices) = self.merge(&mut spool).map_err(|failure| match failure {
-                MergeFailure::Source(error) => error,
-                MergeFailure::Keep(source) => failed(source),
-            })?;
-            spool.out.flush().map_err(failed)?;
-            (tree, notices, std::mem::take(&mut spool.places))
-        };
-        let source = tree.add_source(Arc::new(Spooled { file, places }));
-        let source = source.map_err(|error| failed(io::Error::other(error)))?;
+        let mut spool = Spool::new(file);
+        let (mut tree, notices) = self.merge(&mut spool).map_err(|failure| match failure {
+            MergeFailure::Source(error) => error,
+            MergeFailure::Keep(source) => failed(source),
+        })?;
+        spool.finish(&mut tree).map_err(failed)?;
+        Ok((tree, notices))
+    }
+}
+
+/// Contents on their way into the file.
+pub(super) struct Spool {
+    out: BufWriter<File>,
+    end: u64,
+    places: Vec<(u64, u64)>,
+}
+
+impl Spool {
+    /// Begins with `file`, which is empty and belongs to nobody else.
+    pub fn new(file: File) -> Self {
+        Self { out: BufWriter::with_capacity(1 << 20, file), end: 0, places: Vec::new() }
+    }
+
+    /// Makes the file a source of `tree`, whose contents were kept in it.
+    pub fn finish(self, tree: &mut Tree) -> io::Result<()> {
+        let file = self.out.into_inner().map_err(io::IntoInnerError::into_error)?;
+        let source = tree.add_source(Arc::new(Spooled { file, places: self.places })).map_err(io::Error::other)?;
         let mut written = Vec::new();
         let mut walk = tree.walk();
         while let Some(id) = walk.next_entry() {
@@ -41,17 +57,11 @@ impl Layered {
         for (id, number, size_bytes) in written {
             tree.set_content(id, Content::Stored { source, key: number.into(), size_bytes });
         }
-        Ok((tree, notices))
+        Ok(())
     }
 }
 
-struct Spool<'a> {
-    out: BufWriter<&'a File>,
-    end: u64,
-    places: Vec<(u64, u64)>,
-}
-
-impl Keep for Spool<'_> {
+impl Keep for Spool {
     type Error = io::Error;
 
     fn keep(&mut self, _path: &[u8], size_bytes: u64, content: &mut dyn Read) -> io::Result<Content> {
