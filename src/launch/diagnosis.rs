@@ -143,7 +143,7 @@ impl fmt::Display for Diagnosis {
 
 impl Hint for Diagnosis {
     fn hints(&self) -> Vec<String> {
-        match &self.cure {
+        let mut hints = match &self.cure {
             Some(cure) => vec![cure.to_string()],
             // The kernel shows a process no sign of a chroot whose root is a mount, nor of most security modules.
             None if self.attempt == Attempt::UnshareUser && self.errno == errno::EPERM => vec![
@@ -151,7 +151,11 @@ impl Hint for Diagnosis {
                     .to_owned(),
             ],
             None => vec!["No known switch explains it; `sifu doctor` shows what works here.".to_owned()],
+        };
+        if self.attempt == Attempt::MountFuse {
+            hints.push("`--unsquash` unpacks the image into a temporary directory instead.".to_owned());
         }
+        hints
     }
 }
 
@@ -674,6 +678,7 @@ mod tests {
     fn mounts_fail_for_reasons_of_their_own() {
         let old = Switches { kernel: kernel("3.10.0-1160.el7.x86_64"), ..laptop() };
         check(Attempt::MountFuse, EPERM, &old, "older than 4.18", "4.18 or later");
+        check(Attempt::MountFuse, EPERM, &old, "older than 4.18", "--unsquash");
         let el8 = Switches { kernel: kernel("4.18.0-553.el8_10.x86_64"), ..laptop() };
         check(Attempt::MountOverlay, EPERM, &el8, "older than 5.11", "5.11 or later");
         check(Attempt::MountOverlay, ENODEV, &laptop(), "`overlay` is not loaded", "modprobe overlay");
@@ -709,7 +714,9 @@ mod tests {
                 for switches in [&whole, &Switches::default()] {
                     let diagnosis = explain(attempt, errno, switches, FuseDevice::NotObserved);
                     assert!(diagnosis.to_string().starts_with("cannot "), "{diagnosis}");
-                    assert_eq!(diagnosis.hints().len(), 1);
+                    // The cure, or that there is none; and what goes without.
+                    let expected = if attempt == Attempt::MountFuse { 2 } else { 1 };
+                    assert_eq!(diagnosis.hints().len(), expected, "{diagnosis}");
                 }
             }
         }
