@@ -83,7 +83,8 @@ make_users() {
   done
 }
 
-# as_user USER COMMAND...: with the environment of a fresh login, plus the SIFU_TEST_* and SIFU_SHARED variables.
+# as_user USER COMMAND...: with the environment of a fresh login, plus the SIFU_TEST_* and SIFU_SHARED variables and the
+# proxies by which the net is reached.
 as_user() {
   user=$1
   shift
@@ -93,6 +94,8 @@ as_user() {
     PATH=/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin \
     ${SIFU_TEST_BIN:+SIFU_TEST_BIN="$SIFU_TEST_BIN"} ${SIFU_TEST_ROOT:+SIFU_TEST_ROOT="$SIFU_TEST_ROOT"} \
     ${SIFU_TEST_REQUIRE:+SIFU_TEST_REQUIRE="$SIFU_TEST_REQUIRE"} ${SIFU_SHARED:+SIFU_SHARED="$SIFU_SHARED"} \
+    ${http_proxy:+http_proxy="$http_proxy"} ${https_proxy:+https_proxy="$https_proxy"} \
+    ${no_proxy:+no_proxy="$no_proxy"} \
     "$@"
 }
 

@@ -11,6 +11,7 @@ mod build;
 mod cleanliness;
 mod cli;
 mod corrupt;
+mod debootstrap;
 mod definition;
 mod doctor;
 mod environment;

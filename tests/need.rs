@@ -5,9 +5,11 @@
 
 use std::collections::HashMap;
 use std::io::Write;
+use std::net::{TcpStream, ToSocketAddrs};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Mutex;
+use std::time::Duration;
 
 use crate::support;
 
@@ -46,6 +48,10 @@ pub const APPTAINER: Need = Need { name: "apptainer", ask: || has_program("appta
 pub const MUSL: Need = Need { name: "musl", ask: || has_program("musl-gcc") };
 /// An interpreter that makes the system calls it is told to.
 pub const PYTHON: Need = Need { name: "python", ask: || has_program("python3") };
+/// A program that signs, and the one that looks at signatures.
+pub const GPG: Need = Need { name: "gpg", ask: || has_program("gpg").and_then(|()| has_program("gpgv")) };
+/// A mirror of this machine's apt that answers.
+pub const MIRROR: Need = Need { name: "mirror", ask: has_mirror };
 /// The rights to mount a file system.
 pub const ROOT: Need = Need { name: "root", ask: || unless(!is_root(), "this is an ordinary user") };
 
@@ -100,6 +106,22 @@ fn succeeds(program: &str, arguments: &[&str]) -> Result<(), String> {
         Ok(output) if output.status.success() => Ok(()),
         Ok(output) => Err(String::from_utf8_lossy(&output.stderr).trim().to_owned()),
     }
+}
+
+/// Whether somebody listens where apt's packages come from.
+fn has_mirror() -> Result<(), String> {
+    let entries = std::fs::read_dir("/etc/apt/sources.list.d").into_iter().flatten().flatten();
+    let paths = entries.map(|entry| entry.path()).chain(["/etc/apt/sources.list".into()]);
+    let paths =
+        paths.filter(|path| path.extension().is_some_and(|extension| extension == "list" || extension == "sources"));
+    let text: String = paths.filter_map(|path| std::fs::read_to_string(path).ok()).collect();
+    let lines = text.lines().filter(|line| !line.trim_start().starts_with('#'));
+    let address = lines.flat_map(|line| line.split("http://").nth(1)).next().ok_or("apt has no mirror by http")?;
+    let host = address.split(['/', ' ']).next().unwrap_or_default().to_owned();
+    let host = if host.contains(':') { host } else { format!("{host}:80") };
+    let addresses = host.to_socket_addrs().map_err(|error| error.to_string())?;
+    let mut answers = addresses.map(|address| TcpStream::connect_timeout(&address, Duration::from_secs(3)));
+    unless(!answers.any(|answer| answer.is_ok()), "the mirror of apt does not answer")
 }
 
 fn can_open_fuse() -> Result<(), String> {

@@ -52,7 +52,8 @@ const FIRST: [&[&str]; 5] =
     [&["base-passwd"], &["base-files"], &["dpkg"], &["libc6", "libc6.1"], &["perl-base", "mawk", "debconf"]];
 /// Packages in whose suites `/bin` and its like are links into `/usr`: since this version of `base-files`.
 const MERGED_SINCE: &str = "10.2";
-const ARCHIVES: &str = "/var/cache/apt/archives";
+/// Where the packages are while they are installed.
+const ARCHIVES: &str = "/var/cache/bootstrap";
 const LOG: &str = "/var/log/bootstrap.log";
 const SCRIPT: &str = "/.install.script";
 
@@ -419,9 +420,9 @@ fn script(chosen: &Chosen, time: i64) -> String {
     text += "dpkg --force-depends --force-configure-any --configure --pending\ndpkg --configure --pending\n";
     let rest: Vec<_> = chosen.all.iter().filter(|package| !chosen.is_base(package.name)).collect();
     if !rest.is_empty() {
-        let files: Vec<_> = rest.iter().map(|package| format!("./{}", file_name(package))).collect();
+        let files: Vec<_> = rest.iter().map(|package| format!("{ARCHIVES}/{}", file_name(package))).collect();
         text += &format!(
-            "apt-get -q -y --no-download --no-install-recommends -o APT::Sandbox::User=root -o Dpkg::Use-Pty=0 \
+            "apt-get -q -y --no-install-recommends -o APT::Sandbox::User=root -o Dpkg::Use-Pty=0 \
              -o Dir::Etc::SourceList=/dev/null -o Dir::Etc::SourceParts=/dev/null -o Dpkg::Options::=--force-unsafe-io \
              install {} </dev/null\n",
             files.join(" ")
@@ -434,7 +435,7 @@ fn script(chosen: &Chosen, time: i64) -> String {
     }
     // What says when and where this was done would make every image another.
     text += &format!(
-        "rm -f {ARCHIVES}/*.deb /usr/sbin/policy-rc.d /var/cache/apt/*.bin /var/cache/ldconfig/aux-cache\n\
+        "cd /\nrm -rf {ARCHIVES}\nrm -f /usr/sbin/policy-rc.d /var/cache/apt/*.bin /var/cache/ldconfig/aux-cache\n\
          rm -f /var/log/dpkg.log /var/log/alternatives.log /var/log/apt/*.log /var/log/apt/*.log.xz\n\
          rm -f /var/lib/dpkg/*-old /var/cache/debconf/*-old /etc/passwd- /etc/group- /etc/shadow- /etc/gshadow-\n\
          [ ! -s /etc/machine-id ] || : >/etc/machine-id\n"
