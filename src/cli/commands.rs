@@ -391,6 +391,9 @@ const BUILD_FLAGS: &[&[Flag]] = &[ELSEWHERE, &[
         .keys(&["NO_CLEANUP"]),
     // What builds do anyway, as an ordinary user.
     Flag::switch("fakeroot", |_, _| {}, "Build as root of the container; builds always do").short('f').keys(&["FAKEROOT"]),
+    Flag::switch("reproducible", |_, _| {}, "Give the same bytes for the same inputs; builds always do")
+        .keys(&["REPRODUCIBLE"]),
+    Flag::switch("userns", |_, _| {}, "Use a user namespace and nothing that needs rights; builds always do").hidden(),
     Flag::switch("ignore-subuid", |_, _| {}, "Do without a range of subordinate ids; builds always do")
         .keys(&["IGNORE_SUBUID"])
         .hidden(),
