@@ -7,6 +7,7 @@
 mod need;
 mod support;
 
+mod agents;
 mod build;
 mod cleanliness;
 mod cli;

@@ -48,6 +48,9 @@ pub const APPTAINER: Need = Need { name: "apptainer", ask: || has_program("appta
 pub const MUSL: Need = Need { name: "musl", ask: || has_program("musl-gcc") };
 /// An interpreter that makes the system calls it is told to.
 pub const PYTHON: Need = Need { name: "python", ask: || has_program("python3") };
+/// The programs that make and install RPM packages.
+pub const DNF: Need =
+    Need { name: "dnf", ask: || ["dnf", "rpmbuild", "createrepo_c"].into_iter().try_for_each(has_program) };
 /// A program that signs, and the one that looks at signatures.
 pub const GPG: Need = Need { name: "gpg", ask: || has_program("gpg").and_then(|()| has_program("gpgv")) };
 /// A mirror of this machine's apt that answers.

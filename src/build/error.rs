@@ -3,8 +3,8 @@
 use super::copy::CopyError;
 use super::room;
 use super::rootfs::EditError;
-use super::source::DebootstrapError;
 use super::source::layered::LayeredError;
+use super::source::{DebootstrapError, ToolError};
 use super::unpack::UnpackError;
 use crate::cache::CacheError;
 use crate::def::DefError;
@@ -50,6 +50,8 @@ pub enum BuildError {
     Layered(Box<LayeredError>),
     /// A system of Debian's packages.
     Debootstrap(Box<DebootstrapError>),
+    /// A root that a program of this machine makes.
+    Tool(Box<ToolError>),
     Lookup(LookupError),
     Edit(EditError),
     Unpack(UnpackError),
@@ -147,6 +149,7 @@ impl fmt::Display for BuildError {
             Self::NoSif { path } => write!(f, "what was fetched to {path} is no SIF file"),
             Self::Elsewhere { what, why } => write!(f, "cannot fetch {what}: {why}"),
             Self::Debootstrap(error) => error.fmt(f),
+            Self::Tool(error) => error.fmt(f),
             Self::Lookup(error) => error.fmt(f),
             Self::Edit(error) => error.fmt(f),
             Self::Unpack(error) => error.fmt(f),
@@ -203,6 +206,7 @@ impl Hint for BuildError {
             Self::Cache(error) => return error.hints(),
             Self::Reference(_) | Self::NoSif { .. } | Self::Elsewhere { .. } => return Vec::new(),
             Self::Debootstrap(error) => return error.hints(),
+            Self::Tool(error) => return error.hints(),
             Self::Pack(error) => return error.hints(),
             Self::Sif(error) => return error.hints(),
             Self::Extract(ExtractError::NoSpace { .. } | ExtractError::NoInodes { .. }) => {
@@ -214,8 +218,13 @@ impl Hint for BuildError {
             Self::NothingToUpdate { .. } => "--update goes with --sandbox and a directory that is there.",
             Self::NoExec { .. } => "Choose another directory for the build by --tmpdir.",
             Self::UnknownAgent { .. } | Self::LaterAgent { .. } => {
-                "The agents of this version are `localimage` (a SIF file, a SquashFS file, a directory) and `scratch`."
+                "The agents of this version are `arch`, `busybox`, `debootstrap`, `dnf`, `docker`, `docker-archive`, `localimage` \
+                 (a SIF file, a SquashFS file, a directory), `oci`, `oci-archive`, `oras`, `scratch`, `yum` and `zypper`."
             }
+            Self::HeaderLacks { key: "MirrorURL", .. } => {
+                "It is the address of a mirror, as the system's own programs use it."
+            }
+            Self::HeaderLacks { key: "OSVersion", .. } => "It takes the place of `%{OSVERSION}` in addresses.",
             Self::HeaderLacks { .. } => "Name the image or directory to begin with.",
             Self::Exists { .. } => "Use --force to replace it.",
             Self::NoRoom { .. } => "Free some space or quota, or write the image to another file system.",
@@ -331,5 +340,11 @@ impl From<CacheError> for BuildError {
 impl From<DebootstrapError> for BuildError {
     fn from(error: DebootstrapError) -> Self {
         Self::Debootstrap(Box::new(error))
+    }
+}
+
+impl From<ToolError> for BuildError {
+    fn from(error: ToolError) -> Self {
+        Self::Tool(Box::new(error))
     }
 }

@@ -13,8 +13,8 @@ use crate::env_names::PREFIXES;
 use nix::unistd::geteuid;
 use starter::paths::{ContainerPath, HostPath};
 use std::ffi::{OsStr, OsString};
-use std::os::unix::ffi::OsStringExt;
-use std::path::Path;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 
 /// How containers of a build are started.
@@ -29,6 +29,8 @@ pub struct RunOptions {
     pub writable_tmpfs: bool,
     /// Files that `%post` can read, and the image does not hold.
     pub secrets: Vec<Secret>,
+    /// The directory whose files root changes, where that is not the root directory.
+    pub records: Option<PathBuf>,
 }
 
 /// `--secret id=…,src=…`.
@@ -132,6 +134,19 @@ pub fn run_install(command: &[OsString], rootfs: &Rootfs) -> Result<ExitStatus, 
     run_in("bootstrap", rootfs.path(), Access::Writable, command, &RunOptions::default())
 }
 
+/// Runs a command as root of this machine's own files, which it sees as they are, and of those in `rootfs` and `work`,
+/// which it may change; what it makes of the former is remembered with them.
+pub fn run_beside(command: &[OsString], rootfs: &Rootfs, work: &Path) -> Result<ExitStatus, BuildError> {
+    let mut options = RunOptions { records: Some(rootfs.path().to_owned()), ..RunOptions::default() };
+    options.mounts = [work, rootfs.path()].map(bind_in_place).into();
+    run_in("bootstrap", Path::new("/"), Access::ReadOnly, command, &options)
+}
+
+fn bind_in_place(path: &Path) -> OsString {
+    let path = path.as_os_str().as_bytes();
+    OsString::from_vec([b"type=bind,src=", path, b",dst=", path].concat())
+}
+
 /// What a script may change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Access {
@@ -177,6 +192,11 @@ fn arguments(access: Access, is_root: bool, options: &RunOptions) -> Vec<OsStrin
         say("--fakeroot");
         say("--ignore-subuid");
     }
+    if let Some(directory) = options.records.as_ref().filter(|_| !is_root) {
+        say("--emulate-root-in");
+        words.push(directory.into());
+    }
+    let mut say = |word: &str| words.push(word.into());
     match access {
         Access::Writable => say("--writable"),
         Access::Discarded => say("--writable-tmpfs"),

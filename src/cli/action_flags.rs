@@ -420,6 +420,15 @@ pub const ACCELERATORS: &[Flag] = &[
     .category(Category::Gpu),
 ];
 
+/// The flags of a build's own commands.
+pub const SECTION: &[Flag] = &[Flag::text(
+    "emulate-root-in",
+    "DIRECTORY",
+    |said, path| said.launch.emulate_root_in = Some(os(path)),
+    "With --fakeroot: remember with this directory what root made of its files",
+)
+.hidden()];
+
 /// The flags of `shell` alone.
 pub const SHELL: &[Flag] = &[Flag::text(
     "shell",

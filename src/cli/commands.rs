@@ -1,6 +1,6 @@
 //! The tree of verbs: names, words, flags, texts, and the function behind each.
 
-use super::action_flags::{ACCELERATORS, ACTION, SHELL, request};
+use super::action_flags::{self, ACCELERATORS, ACTION, SHELL, request};
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
 use std::process::ExitCode;
@@ -31,6 +31,7 @@ const ROOT_EXAMPLES: &[(&str, &str)] = &[
 ];
 
 const OF_ACTION: &[&[Flag]] = &[ACTION, ACCELERATORS, ELSEWHERE];
+const OF_SECTION: &[&[Flag]] = &[action_flags::SECTION, ACTION, ACCELERATORS, ELSEWHERE];
 const OF_SHELL: &[&[Flag]] = &[SHELL, ACTION, ACCELERATORS, ELSEWHERE];
 
 const VERBS: &[Command] = &[
@@ -110,7 +111,7 @@ const EXEC: Command = Command::verb("exec", exec, "Run a command within a contai
 const SECTION: Command = Command {
     hidden: true,
     ..Command::verb("section", section, "Run a command of a build, which ends with it")
-        .flags(OF_ACTION)
+        .flags(OF_SECTION)
         .words(&["IMAGE", "COMMAND"], Rest::Payload("ARGUMENTS"))
 };
 

@@ -218,10 +218,11 @@ pub fn emulation(request: &LaunchRequest, identity: &Identity, keep: u64, root: 
         return None;
     }
     let records_of = |directory: &HostPath| HostPath::new(directory.as_path().join(IN_SANDBOX));
-    let records = match root {
-        Root::Served => Records::Fresh,
-        Root::Directory(directory) => Records::Read(records_of(directory)),
-        Root::Writable(directory) => Records::Kept(records_of(directory)),
+    let records = match (&request.emulate_root_in, root) {
+        (Some(directory), _) => Records::Kept(records_of(&HostPath::new(directory))),
+        (None, Root::Served) => Records::Fresh,
+        (None, Root::Directory(directory)) => Records::Read(records_of(directory)),
+        (None, Root::Writable(directory)) => Records::Kept(records_of(directory)),
     };
     Some(Emulation { scope: Scope::Everything, records })
 }

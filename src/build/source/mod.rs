@@ -7,22 +7,32 @@
 //!
 //! A new agent is a variant of [`Source`], its name in [`Source::of`], and a file with its `fetch`.
 
+mod arch;
 mod archive;
+mod busybox;
 mod debootstrap;
+mod dnf;
 pub mod docker;
 mod docker_archive;
+mod host_tool;
 pub mod layered;
 mod localimage;
 mod oci;
 mod scratch;
 mod spool;
+mod zypper;
 
+pub use arch::ArchLinux;
+pub use busybox::Busybox;
 pub use debootstrap::{Debootstrap, DebootstrapError};
+pub use dnf::Dnf;
 pub use docker::{DockerImage, OrasImage};
 pub use docker_archive::DockerArchive;
+pub use host_tool::ToolError;
 pub use layered::Layered;
 pub use localimage::LocalImage;
 pub use oci::OciLayout;
+pub use zypper::Zypper;
 
 use super::{BuildError, Note};
 use crate::def::Header;
@@ -51,27 +61,21 @@ pub enum Source {
     Oras(OrasImage),
     /// Packages of Debian.
     Debootstrap(Debootstrap),
+    /// RPM packages, by dnf or yum.
+    Dnf(Dnf),
+    /// Packages of openSUSE.
+    Zypper(Zypper),
+    /// Packages of Arch Linux.
+    Arch(ArchLinux),
+    /// One static program.
+    Busybox(Busybox),
 }
 
 /// Agents of images that are no file of sifu's: what a URI on the command line can name.
 const NAMED_BY_URI: &[&str] = &["docker", "docker-archive", "oci", "oci-archive", "oras"];
 
 /// Agents of Apptainer that are not in [`Source`].
-const LATER: &[&str] = &[
-    "arch",
-    "buildkit",
-    "busybox",
-    "dnf",
-    "docker-daemon",
-    "dockerfile",
-    "http",
-    "https",
-    "ipfs",
-    "library",
-    "shub",
-    "yum",
-    "zypper",
-];
+const LATER: &[&str] = &["buildkit", "docker-daemon", "dockerfile", "http", "https", "ipfs", "library", "shub"];
 
 /// What an agent may use.
 pub struct Fetching<'a> {
@@ -133,6 +137,10 @@ impl Source {
             "oras" => Ok(Self::Oras(OrasImage { reference: docker::reference(header)? })),
             "oci-archive" => Ok(Self::Oci(OciLayout { from: from(header)?, is_archive: true })),
             "debootstrap" => Ok(Self::Debootstrap(Debootstrap::of(header)?)),
+            "dnf" | "yum" => Ok(Self::Dnf(Dnf::of(header)?)),
+            "zypper" => Ok(Self::Zypper(Zypper::of(header)?)),
+            "arch" => Ok(Self::Arch(ArchLinux::of(header)?)),
+            "busybox" => Ok(Self::Busybox(Busybox::of(header)?)),
             agent if LATER.contains(&agent) => Err(BuildError::LaterAgent { agent: agent.to_owned() }),
             agent => Err(BuildError::UnknownAgent { agent: agent.to_owned() }),
         }
@@ -162,6 +170,10 @@ impl Source {
                 LocalImage { path: path.into() }.fetch(fetching)
             }
             Self::Debootstrap(debian) => debian.fetch(fetching),
+            Self::Dnf(dnf) => dnf.fetch(fetching),
+            Self::Zypper(zypper) => zypper.fetch(fetching),
+            Self::Arch(arch) => arch.fetch(fetching),
+            Self::Busybox(busybox) => busybox.fetch(fetching),
         }
     }
 }
@@ -191,7 +203,7 @@ mod tests {
     fn an_agent_is_known_later_or_unknown() {
         let of = |agent| Source::of(&Header::of_agent(agent, "x"));
         assert_eq!(of("Scratch").ok(), Some(Source::Scratch));
-        assert!(matches!(of("DNF"), Err(BuildError::LaterAgent { agent }) if agent == "dnf"));
+        assert!(matches!(of("DockerFile"), Err(BuildError::LaterAgent { agent }) if agent == "dockerfile"));
         assert!(matches!(of("nonsense"), Err(BuildError::UnknownAgent { agent }) if agent == "nonsense"));
         assert!(matches!(of(""), Err(BuildError::UnknownAgent { .. })));
     }

@@ -271,7 +271,7 @@ fn receive(
 }
 
 /// A file of which nothing is known but that it is no larger than `limit` bytes.
-fn bytes(http: &Http, address: &str, limit: u64) -> Result<Vec<u8>, DebootstrapError> {
+pub(super) fn bytes(http: &Http, address: &str, limit: u64) -> Result<Vec<u8>, DebootstrapError> {
     again(|| {
         let mut bytes = Vec::new();
         let read = open(http, address)?.take(limit + 1).read_to_end(&mut bytes);

@@ -153,6 +153,11 @@ impl Debootstrap {
     }
 }
 
+/// A file by its address, of no more than `limit` bytes.
+pub(super) fn fetch_file(address: &str, limit: u64) -> Result<Vec<u8>, DebootstrapError> {
+    archive::bytes(&Http::new(None), address, limit)
+}
+
 /// Debian's name of an architecture; `None` where Debian has none.
 fn debian_name(architecture: Arch) -> Option<&'static str> {
     Some(match architecture {
