@@ -198,7 +198,9 @@ fn a_build_that_is_killed_leaves_no_process() {
         return;
     }
     let scratch = Scratch::new();
-    definition(&scratch, "%post\ntouch /tmp/started\nsleep 4242 & sleep 4242\n");
+    // A command line that no other process has.
+    let seconds = 100_000 + std::process::id();
+    definition(&scratch, &format!("%post\ntouch /tmp/started\nsleep {seconds} & sleep {seconds}\n"));
     let mut build = sifu(&["build", "--bind", &format!("{}:/tmp", scratch.path().display()), "image.sif", "image.def"])
         .current_dir(scratch.path())
         .command()
@@ -219,7 +221,8 @@ fn a_build_that_is_killed_leaves_no_process() {
         let processes = fs::read_dir("/proc").expect("/proc").flatten();
         let command = |process: &fs::DirEntry| fs::read(process.path().join("cmdline")).unwrap_or_default();
         let is_ours = |process: &fs::DirEntry| process.metadata().is_ok_and(|metadata| metadata.uid() == own_id);
-        processes.filter(is_ours).filter(|process| command(process).ends_with(b"sleep\x004242\0")).count()
+        let line = format!("sleep\0{seconds}\0");
+        processes.filter(is_ours).filter(|process| command(process).ends_with(line.as_bytes())).count()
     };
     assert!(wait_until(&|| sleeps() == 0), "no process of the section is left");
     scratch.file("next.def", "Bootstrap: scratch\n");
