@@ -67,11 +67,7 @@ impl Dnf {
         let file = |name: &str| format!("{home}/{name}");
         let write =
             |name: &str, text: &str| line(&["printf", "%s", text]).trim_end().to_owned() + " >" + &line(&[&file(name)]);
-        // Debian's rpm keeps its records in the home directory, if it is not told where they belong.
-        let macros =
-            "case $(rpm --eval '%_dbpath') in */.rpmdb) echo '%_dbpath /var/lib/rpm' >\"$HOME/.rpmmacros\" ;; esac\n";
-        let mut text = format!("export {}", line(&[&format!("HOME={home}")]));
-        text += macros;
+        let mut text = host_tool::rpm_records(work);
         text += &write("dnf.conf", &self.configuration(key));
         let config = file("dnf.conf");
         let mut install = vec![program.as_str(), "-y", "-c", &config, "--installroot", &root];

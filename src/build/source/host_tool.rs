@@ -140,6 +140,13 @@ pub(super) fn address(agent: &'static str, key: &'static str, header: &Header) -
     Err(ToolError::Header { agent, key, value, why }.into())
 }
 
+/// The beginning of a script in which rpm keeps its records where they belong: Debian's has them in the home directory.
+pub(super) fn rpm_records(work: &Path) -> String {
+    let home = format!("HOME={}", work.display());
+    let moved = "echo '%_dbpath /var/lib/rpm' >\"$HOME/.rpmmacros\"";
+    format!("export {}case $(rpm --eval '%_dbpath') in */.rpmdb) {moved} ;; esac\n", line(&[&home]))
+}
+
 /// A line of a script: words as they are, whatever is in them.
 pub(super) fn line(words: &[&str]) -> String {
     let quoted: Vec<String> = words.iter().map(|word| format!("'{}'", word.replace('\'', r"'\''"))).collect();

@@ -42,7 +42,7 @@ impl Zypper {
 
     pub(in crate::build) fn fetch(&self, fetching: &mut Fetching) -> Result<Root, BuildError> {
         let program = host_tool::find(AGENT, &["zypper"], PACKAGES)?;
-        host_tool::fill(AGENT, fetching, |root, _| self.script(&program, root))
+        host_tool::fill(AGENT, fetching, |root, work| host_tool::rpm_records(work) + &self.script(&program, root))
     }
 
     fn script(&self, program: &Path, root: &Path) -> String {
