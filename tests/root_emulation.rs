@@ -2,6 +2,7 @@
 //!
 //! Each runs in a process forked for it, as the launcher does it.
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
@@ -21,8 +22,8 @@ use sifu::tree::{Options, Owners, from_directory};
 use starter::paths::HostPath;
 use starter::trapped::{Installed, Scope, install_listener};
 
-use crate::need::{BUSYBOX, MUSL, Need, ORDINARY, PYTHON, USERNS, lacks};
-use crate::support::{Scratch, static_busybox};
+use crate::need::{BUSYBOX, FUSE, MUSL, Need, ORDINARY, PYTHON, SIFU, USERNS, lacks};
+use crate::support::{Output, Scratch, busybox_image, busybox_root, sifu, static_busybox};
 
 /// A directory in which scripts are run as root who is none.
 struct Emulated {
@@ -313,6 +314,55 @@ fn the_supervisor_ends_with_the_last_process() {
         assert!(start.elapsed() < Duration::from_secs(10), "the supervisor is still there");
         std::thread::sleep(Duration::from_millis(5));
     }
+}
+
+/// Runs a script by `sifu exec --fakeroot` without a range of ids.
+fn fakeroot(options: &[&str], image: &Path, script: &str) -> Output {
+    let mut words: Vec<&OsStr> = ["exec", "--fakeroot", "--ignore-subuid"].iter().map(OsStr::new).collect();
+    words.extend(options.iter().map(OsStr::new));
+    words.extend([image.as_os_str(), OsStr::new("sh"), OsStr::new("-c"), OsStr::new(script)]);
+    sifu(&words).run()
+}
+
+#[test]
+fn a_sandbox_remembers_from_one_start_to_the_next() {
+    if lacks(&[ORDINARY, USERNS, BUSYBOX, SIFU]) {
+        return;
+    }
+    let scratch = Scratch::new();
+    let root = scratch.path().join("box");
+    busybox_root(&root);
+    fs::create_dir(root.join(".singularity.d")).expect("a directory");
+    fakeroot(&["--writable"], &root, "touch /f; busybox chown 33:34 /f").quiet_success();
+    assert_eq!(fakeroot(&["--writable"], &root, "stat -c %u:%g /f").quiet_success(), "33:34");
+    let file = fs::metadata(root.join("f")).expect("the file");
+    assert_eq!((file.uid(), file.gid()), (geteuid().as_raw(), getegid().as_raw()), "the caller's on the host");
+    // Without a place for it, memory has to do, and that is said.
+    fs::remove_dir_all(root.join(".singularity.d")).expect("removed");
+    let output = fakeroot(&["--writable"], &root, "busybox chown 5 /f; stat -c %u /f");
+    assert_eq!((output.code, output.stdout.as_str()), (Some(0), "5\n"), "{output:?}");
+    assert!(output.stderr.contains("remembered until the container ends"), "{output:?}");
+}
+
+#[test]
+fn an_image_under_a_layer_can_be_given_away_until_the_end() {
+    if lacks(&[ORDINARY, USERNS, FUSE, BUSYBOX, SIFU]) {
+        return;
+    }
+    let script = "busybox chown 33:34 /etc/passwd; echo x >> /etc/passwd; stat -c %u:%g /etc/passwd";
+    assert_eq!(fakeroot(&["--writable-tmpfs"], busybox_image(), script).quiet_success(), "33:34");
+    let output = fakeroot(&[], busybox_image(), "busybox chown 33 /etc/passwd");
+    assert!(output.stderr.contains("Read-only file system"), "{output:?}");
+}
+
+#[test]
+fn without_the_emulation_there_is_only_root() {
+    if lacks(&[ORDINARY, USERNS, FUSE, BUSYBOX, SIFU]) {
+        return;
+    }
+    let script = "cd /tmp; id -u; touch sifu-f$$; busybox chown 33 sifu-f$$ || echo refused; rm sifu-f$$";
+    let output = fakeroot(&["--ignore-fakeroot-command"], busybox_image(), script);
+    assert_eq!(output.stdout, "0\nrefused\n", "{output:?}");
 }
 
 /// Whether some process has `path` open.
