@@ -55,6 +55,11 @@ impl Choice {
         Ok(Self(Some(chosen)))
     }
 
+    /// Whether every section is done.
+    pub fn is_all(&self) -> bool {
+        self.0.is_none()
+    }
+
     /// Whether a section is done.
     pub fn has(&self, section: Chosen) -> bool {
         self.0.as_ref().is_none_or(|chosen| chosen.contains(&section))
@@ -190,14 +195,16 @@ fn of_stage(definition: &Definition, index: usize, stage: &Stage, options: &Opti
             actions.push(Action::InstallApp { app: app.name.clone(), script: script.clone() });
         }
     }
+    let all = options.sections.is_all();
     actions.push(Action::Seal(Box::new(Seal {
         header: stage.header.clone(),
         definition: definition.text.clone(),
         environment: stage.environment.clone().filter(|_| has(Chosen::Environment)),
-        runscript: stage.runscript.clone(),
-        startscript: stage.startscript.clone(),
-        test: stage.test.clone(),
-        help: stage.help.clone(),
+        // As in Apptainer: these have no names of their own for `--section`, so they come with all of it.
+        runscript: stage.runscript.clone().filter(|_| all),
+        startscript: stage.startscript.clone().filter(|_| all),
+        test: stage.test.clone().filter(|_| has(Chosen::Test)),
+        help: stage.help.clone().filter(|_| all),
         labels: if has(Chosen::Labels) { stage.labels.clone() } else { Vec::new() },
     })));
     if stage.test.as_ref().is_some_and(|test| !test.text.is_empty()) && has(Chosen::Test) && !options.skips_tests {

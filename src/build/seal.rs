@@ -172,6 +172,10 @@ pub fn seal(root: &dyn Lookup, seal: &Seal, circumstances: &Circumstances) -> Re
         if content.is_empty() {
             content.extend_from_slice(ENVIRONMENT_HEAD.as_bytes());
         }
+        // Parts of several builds stand apart.
+        if !content.ends_with(b"\n\n") {
+            content.push(b'\n');
+        }
         content.extend_from_slice(&environment.text);
         sealed.edits.push(Edit::File { path, mode: 0o755, content });
     }
@@ -258,7 +262,8 @@ fn labels(
 fn executable(script: &Script) -> Vec<u8> {
     let text = script.text.trim_ascii_start();
     if text.starts_with(b"#!") {
-        return text.to_vec();
+        let end = text.iter().position(|&byte| byte == b'\n').map_or(text.len(), |at| at + 1);
+        return [&text[..end], b"\n", &text[end..]].concat();
     }
     let arguments = script.arguments.trim();
     let interpreter = match arguments.strip_prefix("-c").map(str::trim_start) {
@@ -293,9 +298,11 @@ fn app_exports(app: &App) -> Vec<u8> {
         ("ROOT", format!("/scif/apps/{name}")),
         ("BIN", format!("/scif/apps/{name}/bin")),
         ("LIB", format!("/scif/apps/{name}/lib")),
-        ("ENV", format!("{meta}/env/90-environment.sh")),
         ("LABELS", format!("{meta}/labels.json")),
     ];
+    if app.environment.is_some() {
+        variables.push(("ENV", format!("{meta}/env/90-environment.sh")));
+    }
     if app.run.is_some() {
         variables.push(("RUN", format!("{meta}/runscript")));
     }

@@ -10,6 +10,7 @@ use super::rootfs::Rootfs;
 use super::seal::{POST_ENVIRONMENT, POST_LABELS, app_directory};
 use crate::def::Script;
 use crate::env_names::PREFIXES;
+use nix::sys::stat::{Mode, umask};
 use nix::unistd::geteuid;
 use starter::paths::{ContainerPath, HostPath};
 use std::ffi::{OsStr, OsString};
@@ -82,7 +83,7 @@ pub fn run_on_host(section: &'static str, script: &Script, rootfs: &Path, work: 
         child.env(format!("{prefix}ROOTFS"), rootfs);
         child.env(format!("{prefix}ENVIRONMENT"), rootfs.join(&POST_ENVIRONMENT[1..]));
     }
-    let status = child.status().map_err(failed);
+    let status = status_of(child).map_err(failed);
     let _ = std::fs::remove_file(&path);
     succeeded(section, script, status?)
 }
@@ -178,7 +179,16 @@ fn run_in(
             child.env_remove(name);
         }
     }
-    child.status().map_err(failed)
+    status_of(child).map_err(failed)
+}
+
+/// Runs a script and waits for it. Its umask is that of Apptainer's builds, whatever the caller's: what a script makes
+/// should have the same modes in everybody's image, and under the 0077 of a careful user no other could use it.
+fn status_of(mut child: Command) -> std::io::Result<ExitStatus> {
+    let callers = umask(Mode::S_IWOTH);
+    let started = child.spawn();
+    umask(callers);
+    started?.wait()
 }
 
 /// The words before the image. Root is root; for others root is emulated, even where a range of ids could be mapped: so files

@@ -83,10 +83,8 @@ pub fn clean(options: &CacheOptions) -> Result<ExitCode, Failure> {
         entries.retain(|entry| now.duration_since(entry.used).unwrap_or_default() >= age);
     }
     if options.dry_run {
-        for entry in &entries {
-            report::info(format_args!("Would remove {} ({})", entry.name, size(entry.size_bytes)));
-        }
-        return Ok(ExitCode::SUCCESS);
+        let line = |entry: &Entry| format!("Would remove {} ({})\n", entry.name, size(entry.size_bytes));
+        return print(&entries.iter().map(line).collect::<String>());
     }
     if !options.force && !entries.is_empty() && !agreed(entries.len())? {
         report::info("Nothing was removed");

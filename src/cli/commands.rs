@@ -319,7 +319,7 @@ const BUILD_FLAGS: &[&[Flag]] = &[ELSEWHERE, &[
         "section",
         "LIST",
         |said, words| said.build.sections.extend(words),
-        "Do only these sections: setup, files, post, environment, labels, test; or none",
+        "Do only these sections: setup, files, post, environment, labels, test; or none. Scripts and help go into the image with all",
     )
     .keys(&["SECTION"]),
     Flag::pairs(

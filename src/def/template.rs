@@ -165,7 +165,8 @@ impl<'a> Variables<'a> {
     }
 }
 
-/// Reads `NAME=VALUE`; `None` for a blank line or a comment. Quotes around the whole value are no part of it.
+/// Reads `NAME=VALUE`; `None` for a blank line or a comment. Quotes are part of the value, as in Apptainer: scripts that have
+/// `export FLAGS={{ FLAGS }}` live by them.
 fn assignment(line: &Line) -> Result<Option<(String, Vec<u8>)>, DefError> {
     let Some((at, rest)) = line.first_word() else { return Ok(None) };
     if rest[0] == b'#' {
@@ -178,12 +179,8 @@ fn assignment(line: &Line) -> Result<Option<(String, Vec<u8>)>, DefError> {
         return Err(wrong());
     }
     let value = rest[equals + 1..].trim_ascii();
-    let unquoted = [b'"', b'\''].into_iter().find_map(|quote| {
-        let inner = value.strip_prefix(&[quote])?.strip_suffix(&[quote])?;
-        (!inner.contains(&quote)).then_some(inner)
-    });
     let name = String::from_utf8_lossy(name).into_owned();
-    Ok(Some((name, unquoted.unwrap_or(value).to_vec())))
+    Ok(Some((name, value.to_vec())))
 }
 
 fn is_name_byte(byte: u8) -> bool {
@@ -234,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn an_assignment_has_blanks_and_quotes_around_its_value_dropped() {
+    fn an_assignment_has_blanks_around_its_value_dropped_and_quotes_kept() {
         let check = |text: &str, expected: Option<(&str, &str)>| {
             let read = assignment(&Line { number: 1, text: text.as_bytes() }).unwrap();
             let expected = expected.map(|(name, value)| (name.to_owned(), value.as_bytes().to_vec()));
@@ -242,7 +239,7 @@ mod tests {
         };
         check(" A = 1 ", Some(("A", "1")));
         check("A=b=c # d", Some(("A", "b=c # d")));
-        check("A=\"x y\"", Some(("A", "x y")));
+        check("A=\"x y\"", Some(("A", "\"x y\"")));
         check("A=\"x\" \"y\"", Some(("A", "\"x\" \"y\"")));
         check("A=", Some(("A", "")));
         check(" # A=1", None);

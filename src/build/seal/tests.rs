@@ -104,8 +104,8 @@ fn scripts_get_the_interpreter_that_they_name() {
         assert_eq!(read(&tree, "/.singularity.d/runscript"), expected, "{section}");
     };
     check("%runscript\n    echo hi\n", "#!/bin/sh\n\n    echo hi\n");
-    check("%runscript\n#!/bin/awk -f\nBEGIN {}\n", "#!/bin/awk -f\nBEGIN {}\n");
-    check("%runscript\n\n  #!/bin/bash\n  echo hi\n", "#!/bin/bash\n  echo hi\n");
+    check("%runscript\n#!/bin/awk -f\nBEGIN {}\n", "#!/bin/awk -f\n\nBEGIN {}\n");
+    check("%runscript\n\n  #!/bin/bash\n  echo hi\n", "#!/bin/bash\n\n  echo hi\n");
     check("%runscript -c /bin/bash\necho hi\n", "#!/bin/bash\n\necho hi\n");
     check("%runscript -e\necho hi\n", "#!/bin/sh -e\n\necho hi\n");
 }
@@ -165,7 +165,7 @@ fn the_environment_of_the_base_is_added_to() {
     build(&mut tree, "Bootstrap: scratch\n%environment\nexport A=1\n", &circumstances());
     build(&mut tree, "Bootstrap: scratch\n%environment\nexport B=2\n", &circumstances());
     let text = read(&tree, "/environment");
-    assert!(text.ends_with("\n\nexport A=1\nexport B=2\n") && text.starts_with("#!/bin/sh\n"), "{text}");
+    assert!(text.ends_with("\n\nexport A=1\n\nexport B=2\n") && text.starts_with("#!/bin/sh\n"), "{text}");
 }
 
 /// What the scripts of the environment set, evaluated in the order of their names.
