@@ -94,6 +94,7 @@ as_user() {
     PATH=/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin \
     ${SIFU_TEST_BIN:+SIFU_TEST_BIN="$SIFU_TEST_BIN"} ${SIFU_TEST_ROOT:+SIFU_TEST_ROOT="$SIFU_TEST_ROOT"} \
     ${SIFU_TEST_REQUIRE:+SIFU_TEST_REQUIRE="$SIFU_TEST_REQUIRE"} ${SIFU_SHARED:+SIFU_SHARED="$SIFU_SHARED"} \
+    ${SIFU_TEST_SLURM:+SIFU_TEST_SLURM="$SIFU_TEST_SLURM"} \
     ${http_proxy:+http_proxy="$http_proxy"} ${https_proxy:+https_proxy="$https_proxy"} \
     ${no_proxy:+no_proxy="$no_proxy"} \
     "$@"
@@ -112,9 +113,19 @@ open_fuse() {
 # The checkout itself may lie where only its owner can go.
 stage() {
   stage=$(mktemp -d /var/tmp/sifu-stage-XXXXXX)
-  trap 'rm -rf "$stage"' EXIT
+  trap 'stop_cluster; rm -rf "$stage"' EXIT
   trap 'exit 130' INT TERM HUP
   chmod 0755 "$stage"
   mkdir "$stage/bin"
   cp "$built/sifu" "$built/starter" "$stage/bin/"
+}
+
+# start_cluster: a Slurm of this machine alone, in the stage, until the script ends. Sets $SIFU_TEST_SLURM.
+start_cluster() {
+  sh setup/slurm start "$stage/slurm" || return 1
+  SIFU_TEST_SLURM=$stage/slurm/slurm.conf
+  export SIFU_TEST_SLURM
+}
+stop_cluster() {
+  [ ! -d "$stage/slurm" ] || sh setup/slurm stop "$stage/slurm" || note "the cluster in $stage/slurm could not be stopped"
 }

@@ -26,4 +26,5 @@ mod root_emulation;
 mod run;
 mod serve;
 mod sif;
+mod slurm;
 mod terminal;

@@ -55,6 +55,8 @@ pub const DNF: Need =
 pub const GPG: Need = Need { name: "gpg", ask: || has_program("gpg").and_then(|()| has_program("gpgv")) };
 /// A mirror of this machine's apt that answers.
 pub const MIRROR: Need = Need { name: "mirror", ask: has_mirror };
+/// The cluster that `setup/slurm` started.
+pub const SLURM: Need = Need { name: "slurm", ask: has_cluster };
 /// The rights to mount a file system.
 pub const ROOT: Need = Need { name: "root", ask: || unless(!is_root(), "this is an ordinary user") };
 
@@ -125,6 +127,15 @@ fn has_mirror() -> Result<(), String> {
     let addresses = host.to_socket_addrs().map_err(|error| error.to_string())?;
     let mut answers = addresses.map(|address| TcpStream::connect_timeout(&address, Duration::from_secs(3)));
     unless(!answers.any(|answer| answer.is_ok()), "the mirror of apt does not answer")
+}
+
+fn has_cluster() -> Result<(), String> {
+    let configuration = support::slurm_configuration().ok_or("SIFU_TEST_SLURM names no slurm.conf of a cluster")?;
+    is_there(&configuration)?;
+    has_program("sbatch")?;
+    let ping = Command::new("scontrol").arg("ping").env("SLURM_CONF", configuration).output();
+    let answer = ping.map_err(|error| format!("scontrol: {error}"))?;
+    unless(!answer.status.success(), String::from_utf8_lossy(&answer.stdout).trim())
 }
 
 fn can_open_fuse() -> Result<(), String> {

@@ -35,6 +35,11 @@ pub fn sifu_path() -> PathBuf {
     }
 }
 
+/// The configuration of the Slurm cluster that tests may use.
+pub fn slurm_configuration() -> Option<PathBuf> {
+    std::env::var_os("SIFU_TEST_SLURM").map(PathBuf::from)
+}
+
 /// Finds `name` on the search path.
 pub fn find_program(name: &str) -> Option<PathBuf> {
     let search = std::env::var_os("PATH").unwrap_or_default();

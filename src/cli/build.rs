@@ -69,6 +69,10 @@ pub fn run(options: &BuildOptions, access: Access, image: &OsStr, source: &OsStr
         threads: processors::usable(&processors::observe(), options.jobs.or(asked.threads)),
         time: time.unwrap_or(0),
     };
+    if form == Form::Sif {
+        let threads = pack.threads.get();
+        report::verbose(format_args!("compressing with {threads} thread{}", if threads == 1 { "" } else { "s" }));
+    }
     let definition = definition_options(options)?;
     let request = Request {
         target,
