@@ -1,18 +1,16 @@
-//! `--nv`, `--device` and `gpu explain` with drivers that the tests make up: small ELF files, CDI descriptions.
+//! `--nv`, `--rocm`, `--device` and `gpu explain` with drivers that the tests make up: small ELF files, device nodes, CDI
+//! descriptions.
 
 use std::ffi::OsString;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::PathBuf;
 
-use crate::need::{BUSYBOX, FUSE, Need, SIFU, USERNS, lacks};
+use crate::accelerator_host::fabricate::Library;
+use crate::accelerator_host::{Host, native};
+use crate::need::{BUSYBOX, FUSE, Need, ROOT, SIFU, USERNS, lacks};
 use crate::support::{Output, Scratch, busybox_image, busybox_root, sifu};
 use sifu::elf::Class;
-
-/// The writer of ELF files that the reader's own tests use.
-#[path = "../src/elf/fabricate.rs"]
-mod fabricate;
-use fabricate::Library;
 
 const START: &[Need] = &[SIFU, USERNS, FUSE, BUSYBOX];
 
@@ -215,4 +213,331 @@ fn explain_names_every_path_and_its_reason() {
         assert!(page.contains(expected), "{expected} in {page}");
     }
     assert!(!page.contains("libz.so"), "{page}");
+}
+
+// ---- hosts that are made up ----
+
+/// Lists the device nodes of accelerators that can be read, in the container's `/dev`.
+const READABLE: &str = "cd /dev; for node in nvidia* nvidia-caps/* dri/* kfd; do head -c 1 $node >/dev/null 2>&1 && \
+                        echo -n \"$node \"; done; true";
+
+fn image() -> String {
+    busybox_image().display().to_string()
+}
+
+/// Runs a shell's command in a container on a made-up host, and returns what it wrote.
+#[track_caller]
+fn shell(host: &Host, flags: &[&str], command: &str) -> String {
+    let image = image();
+    let output = host.run(&[&["exec"], flags, &[&image, "sh", "-c", command]].concat());
+    assert_eq!(output.code, Some(0), "{output:?}");
+    output.stdout
+}
+
+#[test]
+fn the_devices_of_the_driver_are_there_and_those_alone() {
+    if lacks(START) {
+        return;
+    }
+    let host = Host::nvidia();
+    let all = "nvidia-uvm nvidia0 nvidia1 nvidiactl nvidia-caps/nvidia-cap12 nvidia-caps/nvidia-cap13 \
+               nvidia-caps/nvidia-cap3 nvidia-caps/nvidia-cap4 ";
+    assert_eq!(shell(&host, &["--nv", "--contain"], READABLE), all);
+    assert_eq!(shell(&host, &["--contain"], READABLE), "");
+    let command = "nvidia-smi -L; ls /.singularity.d/libs; echo $LD_LIBRARY_PATH";
+    assert_eq!(
+        shell(&host, &["--nv"], command),
+        "nvidia-smi -L\nlibcuda.so.1\n/.singularity.d/libs\n",
+        "a library lies under its soname"
+    );
+}
+
+#[test]
+fn what_is_chosen_is_there_and_the_rest_can_not_be_opened() {
+    if lacks(START) {
+        return;
+    }
+    let both = ("nvidia0 nvidia1", "12 13 3 4");
+    let (first, second, none) = (("nvidia0", ""), ("nvidia1", "12 13 3 4"), ("", ""));
+    let ((one, other), shown) = ((("nvidia1", "3 4"), ("nvidia1", "12 13")), "echo CUDA=$CUDA_VISIBLE_DEVICES");
+    for (flags, variables, (gpus, capabilities), cuda) in [
+        (&["--gpus", "0"][..], &[][..], first, ""),
+        (&["--gpus", "GPU-b"], &[], second, ""),
+        (&["--gpus", "1:0"], &[], one, ""),
+        (&["--gpus", "none"], &[], none, ""),
+        (&["--nv", "--gpus", "all"], &[("NVIDIA_VISIBLE_DEVICES", "0")], both, ""),
+        (&["--nv"], &[("NVIDIA_VISIBLE_DEVICES", "1:1")], other, ""),
+        (&["--nv"], &[("NVIDIA_VISIBLE_DEVICES", "MIG-GPU-bbbb/2/0")], other, ""),
+        (&["--nv"], &[("NVIDIA_VISIBLE_DEVICES", "MIG-5c1d0a3e-uuid")], second, ""),
+        (&["--nv"], &[("NVIDIA_VISIBLE_DEVICES", "void")], both, ""),
+        (&["--nv"], &[("NVIDIA_VISIBLE_DEVICES", "none"), ("CUDA_VISIBLE_DEVICES", "1")], none, ""),
+        (&["--nv"], &[("CUDA_VISIBLE_DEVICES", "1")], second, "0"),
+        (&["--nv"], &[("CUDA_VISIBLE_DEVICES", "GPU-bbbb")], second, "GPU-bbbb"),
+        (&["--nv"], &[("CUDA_VISIBLE_DEVICES", "MIG-5c1d0a3e-uuid")], second, "MIG-5c1d0a3e-uuid"),
+        (&["--nv"], &[("CUDA_VISIBLE_DEVICES", "")], none, ""),
+    ] {
+        let mut host = Host::nvidia();
+        for (name, value) in variables {
+            host.env(name, value);
+        }
+        let case = format!("{flags:?} {variables:?}");
+        let join = |prefix: &str, words: &str| -> String {
+            words.split_whitespace().map(|word| format!("{prefix}{word} ")).collect()
+        };
+        let nodes = join("", &format!("nvidia-uvm {gpus} nvidiactl")) + &join("nvidia-caps/nvidia-cap", capabilities);
+        let command = format!("{READABLE}; {shown}");
+        let expected = format!("{nodes}CUDA={cuda}\n");
+        assert_eq!(shell(&host, &[flags, &["--contain"]].concat(), &command), expected, "{case}");
+        // In the host's own /dev lies what belongs to no instance as well.
+        let whole = shell(&host, flags, &command).replace("nvidia-caps/nvidia-cap1 ", "");
+        assert_eq!(whole, expected, "{case}");
+    }
+}
+
+#[test]
+fn a_gpu_that_is_not_there_is_an_error_of_the_flag_and_a_warning_of_a_variable() {
+    if lacks(START) {
+        return;
+    }
+    let mut host = Host::nvidia();
+    let image = image();
+    let output = host.run(&["exec", "--gpus", "2", &image, "true"]);
+    assert!(output.clean_failure().contains("cannot use the GPU `2`: there are 2, with the numbers 0 to 1"));
+    let output = host.run(&["exec", "--gpus", "0:0", &image, "true"]);
+    assert!(output.clean_failure().contains("cannot use the GPU `0:0`"));
+    host.env("NVIDIA_VISIBLE_DEVICES", "0,7");
+    let output = host.run(&["exec", "--nv", &image, "echo", "ran"]);
+    assert_eq!(output.stdout, "ran\n", "{output:?}");
+    assert_eq!(output.stderr, "WARNING: NVIDIA_VISIBLE_DEVICES names the GPU `7`, which is not there\n");
+}
+
+#[test]
+fn what_the_device_rules_of_a_job_refuse_is_not_there_and_not_counted() {
+    if lacks(START) || lacks(&[ROOT]) {
+        return;
+    }
+    let own = fs::read_to_string("/proc/self/cgroup").expect("control groups");
+    let own = own.lines().find_map(|line| line.split_once(":devices:").map(|(_, path)| path.to_owned()));
+    let Some(parent) = own.map(|path| PathBuf::from(format!("/sys/fs/cgroup/devices{path}"))) else {
+        eprintln!("skipped: needs control groups of version 1 for devices");
+        return;
+    };
+    let group = parent.join(format!("sifu-test-{}", std::process::id()));
+    if let Err(error) = fs::create_dir(&group) {
+        eprintln!("skipped: needs a control group for devices ({error})");
+        return;
+    }
+    // In this job the first GPU is somebody else's: /dev/full stands for it.
+    let mut host = Host::nvidia();
+    host.node_like("nvidia0", "full");
+    host.before(&format!(
+        "echo $$ > {group}/cgroup.procs; echo 'c 1:7 rwm' > {group}/devices.deny",
+        group = group.display()
+    ));
+    let (all, first) = (["--nv", "--contain"], ["--gpus", "0", "--contain"]);
+    let shown = [shell(&host, &all, READABLE), shell(&host, &first, READABLE)];
+    let page = host.run(&["gpu", "explain", "--nv"]);
+    let _ = fs::remove_dir(&group);
+    for nodes in shown {
+        assert!(nodes.contains("nvidia1 ") && !nodes.contains("nvidia0 "), "{nodes}");
+    }
+    assert!(page.stdout.contains("refused   /dev/nvidia0  (GPU-aaaa: operation not permitted)\n"), "{page:?}");
+    assert!(page.stdout.contains("device    /dev/nvidia1  (GPU 0, GPU-bbbb: all are taken)\n"), "{page:?}");
+    assert_eq!(page.stderr, "");
+}
+
+#[test]
+fn a_service_is_spoken_to_through_its_socket_and_its_pipes() {
+    if lacks(START) {
+        return;
+    }
+    let mut host = Host::nvidia();
+    host.socket("nvidia-persistenced/socket").socket("nvidia-fabricmanager/socket");
+    let pipes = host.file("mps/control", "").parent().expect("a directory").display().to_string();
+    host.env("CUDA_MPS_PIPE_DIRECTORY", &pipes);
+    let command = format!(
+        "ls -d /run/nvidia-*/socket; echo hello > {pipes}/from-a-client && cat {pipes}/from-a-client; \
+         (echo x > /.singularity.d/libs/libcuda.so.1) 2>/dev/null || echo read-only"
+    );
+    let expected = "/run/nvidia-fabricmanager/socket\n/run/nvidia-persistenced/socket\nhello\nread-only\n";
+    assert_eq!(shell(&host, &["--nv", "--contain"], &command), expected);
+    // A directory without the pipe of the service is none of its directories.
+    for other in ["/", "/etc", "/usr/share"] {
+        host.env("CUDA_MPS_PIPE_DIRECTORY", other);
+        assert_eq!(
+            shell(&host, &["--nv"], "ls /etc/passwd /bin/sh; ls -d /usr/share 2>/dev/null || true"),
+            "/bin/sh\n/etc/passwd\n"
+        );
+    }
+}
+
+#[test]
+fn rocm_brings_its_devices_and_leaves_an_image_its_own_libraries() {
+    if lacks(START) {
+        return;
+    }
+    let host = Host::amd();
+    assert_eq!(shell(&host, &["--rocm", "--contain"], READABLE), "dri/renderD128 dri/renderD129 kfd ");
+    assert_eq!(shell(&host, &["--rocm"], "ls /.singularity.d/libs; rocm-smi"), "libhsa-runtime64.so.1\nrocm-smi\n");
+    assert_eq!(shell(&host, &["--rocm", "--gpus", "1", "--contain"], READABLE), "dri/renderD129 kfd ");
+    let own = host.path("own");
+    busybox_root(&own);
+    fs::create_dir_all(own.join("usr/lib64")).expect("a directory");
+    fs::write(own.join("usr/lib64/libhsa-runtime64.so.1"), native().to_bytes()).expect("a library");
+    let output = host.run(&["exec", "--rocm", &own.display().to_string(), "ls", "/.singularity.d/libs"]);
+    assert!(!output.stdout.contains("libhsa"), "{output:?}");
+    for (variable, value) in [("ROCR_VISIBLE_DEVICES", "1"), ("HIP_VISIBLE_DEVICES", "1")] {
+        let mut host = Host::amd();
+        host.env(variable, value);
+        let command = format!("{READABLE}; echo ${variable}");
+        assert_eq!(shell(&host, &["--rocm", "--contain"], &command), "dri/renderD129 kfd 0\n", "{variable}");
+    }
+    // Both vendors' flags at once: what is missing is said, what is there works.
+    let image = image();
+    let output = host.run(&["exec", "--nv", "--rocm", &image, "rocm-smi"]);
+    assert_eq!((output.stdout.as_str(), output.code), ("rocm-smi\n", Some(0)));
+    assert_eq!(
+        output.stderr,
+        "WARNING: --nv: this host has no NVIDIA driver: neither its library nor its devices were found\n"
+    );
+}
+
+#[test]
+fn a_site_can_ask_for_the_driver_and_a_user_can_leave_it_out() {
+    if lacks(START) {
+        return;
+    }
+    let mut host = Host::nvidia();
+    let site = host.file("sifu.conf", "always use nv = yes\n").display().to_string();
+    let image = image();
+    let run = |host: &Host, flags: &[&str]| {
+        host.run(&[&["--config", &site, "exec"], flags, &[&image, "sh", "-c", "nvidia-smi || echo none"]].concat())
+            .stdout
+    };
+    assert_eq!(run(&host, &[]), "nvidia-smi\n");
+    assert_eq!(run(&host, &["--no-nv"]), "none\n");
+    host.env("APPTAINER_NO_NV", "1");
+    assert_eq!(run(&host, &[]), "none\n");
+    let bare = Host::bare();
+    let output = bare.run(&["--config", &site, "exec", &image, "echo", "ran"]);
+    assert_eq!((output.stdout.as_str(), output.stderr.as_str()), ("ran\n", ""), "nobody asked on this host");
+    let output = Host::nvidia().run(&["exec", "--nvccli", &image, "nvidia-smi"]);
+    assert_eq!(output.stdout, "nvidia-smi\n");
+    assert!(output.stderr.starts_with("INFO:    --nvccli is not needed"), "{output:?}");
+}
+
+#[test]
+fn an_image_can_not_turn_the_driver_against_the_host() {
+    if lacks(START) {
+        return;
+    }
+    let host = Host::nvidia();
+    let target = host.path("elsewhere");
+    fs::create_dir(&target).expect("a directory");
+    fs::set_permissions(&target, fs::Permissions::from_mode(0o777)).expect("a mode");
+    let shown = target.display().to_string();
+    // Each line makes an image that leads astray; the directory of the host is bound, as a home or /tmp would be.
+    for (case, script) in [
+        ("libs", "mkdir .singularity.d; ln -s TARGET .singularity.d/libs"),
+        ("metadata", "ln -s TARGET .singularity.d"),
+        ("programs", "ln -s TARGET usr/bin"),
+        ("usr", "rm -r usr; ln -s TARGET usr"),
+        ("library directories", "ln -s / usr/lib64; ln -s / lib64"),
+        (
+            "a way out",
+            "mkdir .singularity.d; ln -s ../../../../..TARGET .singularity.d/libs; ln -s /proc/1/root usr/bin",
+        ),
+        ("a circle", "mkdir .singularity.d; ln -s libs .singularity.d/libs; ln -s bin usr/bin"),
+        ("a file", "mkdir .singularity.d; echo > .singularity.d/libs; echo > usr/bin"),
+        ("a library", "mkdir -p .singularity.d/libs; ln -s TARGET/libcuda.so.1 .singularity.d/libs/libcuda.so.1"),
+        ("a device", "rm -r dev; ln -s TARGET dev"),
+        (
+            "variables",
+            "mkdir -p .singularity.d/env; echo 'export NVIDIA_VISIBLE_DEVICES=none CUDA_VISIBLE_DEVICES=none \
+             LD_PRELOAD=TARGET/x.so' > .singularity.d/env/90-environment.sh",
+        ),
+        ("a linker's cache", "ln -s /proc/self/environ etc/ld.so.cache"),
+        ("a linker's cache that never ends", "ln -s /dev/zero etc/ld.so.cache"),
+        ("a linker's cache of noise", "head -c 100000 /dev/urandom > etc/ld.so.cache"),
+        ("a C library that is none", "mkdir lib64; ln -s /dev/zero lib64/libc.so.6; echo > lib/libc.so.6"),
+    ] {
+        let root = host.path("hostile");
+        let _ = fs::remove_dir_all(&root);
+        busybox_root(&root);
+        for directory in ["usr", "lib"] {
+            fs::create_dir(root.join(directory)).expect("a directory");
+        }
+        let made = std::process::Command::new("sh")
+            .args(["-ec", &script.replace("TARGET", &shown)])
+            .current_dir(&root)
+            .status()
+            .expect("a shell");
+        assert!(made.success(), "{case}");
+        let image = root.display().to_string();
+        let bind = format!("{shown}:{shown}");
+        for flags in [&["--nv"][..], &["--nv", "--contain"], &["--nv", "--gpus", "1"]] {
+            let output =
+                host.run(&[&["exec", "--bind", &bind], flags, &[&image, "/bin/sh", "-c", "echo ran"]].concat());
+            assert!(!output.stderr.contains("panicked"), "{case}: {output:?}");
+            assert!(output.stdout == "ran\n" || output.code == Some(255), "{case}: {output:?}");
+            let left: Vec<_> =
+                fs::read_dir(&target).expect("a directory").flatten().map(|entry| entry.path()).collect();
+            assert!(left.is_empty(), "{case} {flags:?}: {left:?}");
+        }
+        if case == "variables" {
+            let output = host.run(&["exec", "--nv", "--contain", &image, "/bin/sh", "-c", READABLE]);
+            assert!(output.stdout.contains("nvidia0 nvidia1"), "the caller's variables count: {output:?}");
+        }
+    }
+}
+
+#[test]
+fn a_sandbox_that_is_written_to_gets_the_libraries_and_one_line_about_the_rest() {
+    if lacks(&[SIFU, USERNS, BUSYBOX]) {
+        return;
+    }
+    let host = Host::nvidia();
+    let root = host.path("sandbox");
+    busybox_root(&root);
+    fs::create_dir_all(root.join(".singularity.d/libs")).expect("a directory");
+    let output = host.run(&["exec", "--writable", "--nv", &root.display().to_string(), "ls", "/.singularity.d/libs"]);
+    assert_eq!(output.stdout, "libcuda.so.1\n", "{output:?}");
+    assert_eq!(
+        output.stderr,
+        "WARNING: a file of the host's driver is not mounted on /usr/bin/nvidia-smi: the image has no such file or \
+         directory, and --writable makes none\n"
+    );
+    assert_eq!(fs::read_dir(root.join(".singularity.d/libs")).expect("a directory").count(), 0, "nothing is left");
+    assert!(!root.join("usr").exists());
+}
+
+#[test]
+fn explain_tells_the_whole_of_a_host() {
+    if lacks(&[SIFU, USERNS]) {
+        return;
+    }
+    let mut host = Host::nvidia();
+    let (class, machine) = (Class::Bits32, 40);
+    host.library("libnvidia-ml.so.1", "libnvidia-ml.so.1", &Library { class, machine, ..native() });
+    host.cached("libnvidia-cfg.so.1").socket("nvidia-persistenced/socket");
+    let page = host
+        .run(&["gpu", "explain", "--gpus", "1:0"])
+        .quiet_success()
+        .replace(&host.directory().display().to_string(), "HOST");
+    let expected = "\
+library   /.singularity.d/libs/libcuda.so.1 <- HOST/lib/libcuda.so.570  (in the list)
+program   /usr/bin/nvidia-smi <- HOST/bin/nvidia-smi  (in the list)
+socket    /run/nvidia-persistenced/socket  (in the list)
+device    /dev/nvidia-uvm  (serves all GPUs)
+device    /dev/nvidiactl  (serves all GPUs)
+device    /dev/nvidia1  (GPU 1, GPU-bbbb: --gpus)
+device    /dev/nvidia-caps/nvidia-cap3  (GPU 1, GPU-bbbb, instance 0: --gpus)
+device    /dev/nvidia-caps/nvidia-cap4  (GPU 1, GPU-bbbb, instance 0: --gpus)
+hidden    /dev/nvidia0  (GPU 0, GPU-aaaa: not chosen, --gpus)
+hidden    /dev/nvidia-caps/nvidia-cap12  (GPU 1, GPU-bbbb, instance 1: not chosen, --gpus)
+hidden    /dev/nvidia-caps/nvidia-cap13  (GPU 1, GPU-bbbb, instance 1: not chosen, --gpus)
+left out  libnvidia-ml.so.1 at HOST/lib/libnvidia-ml.so.1  (for another kind of machine)
+left out  libnvidia-cfg.so.1 at HOST/lib/libnvidia-cfg.so.1  (HOST/lib/libnvidia-cfg.so.1: no such file or directory)
+An image may have some of its own, or be too old for others: name one to see.";
+    assert_eq!(page, expected);
 }

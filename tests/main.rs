@@ -4,6 +4,7 @@
 //! and as two ordinary users (`SIFU_TEST_BIN` names it, `SIFU_TEST_ROOT` the copy of what the tests read).
 #![forbid(unsafe_code)]
 
+mod accelerator_host;
 mod need;
 mod support;
 

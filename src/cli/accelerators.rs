@@ -88,8 +88,11 @@ fn decide_gpus(
     let mut lists = Lists::default();
     if nvidia {
         lists.nvidia = read_list(request, "nvliblist.conf", list::NVIDIA)?;
-        let pipes = std::env::var_os(env_names::CUDA_MPS_PIPE_DIRECTORY).map(OsStringExt::into_vec);
-        lists.nvidia.extend(pipes.and_then(|path| ContainerPath::parse(&path).ok()).map(Wanted::Path));
+        // The variable may say anything; a directory with this pipe is what it means.
+        let pipes = std::env::var_os(env_names::CUDA_MPS_PIPE_DIRECTORY);
+        let pipes = pipes.filter(|directory| Path::new(directory).join("control").exists());
+        let pipes = pipes.and_then(|directory| ContainerPath::parse(directory.as_bytes()).ok());
+        lists.nvidia.extend(pipes.map(|path| Wanted::Path { path, writable: true }));
     }
     if amd {
         lists.amd = read_list(request, "rocmliblist.conf", list::AMD)?;
@@ -134,7 +137,7 @@ fn query(lists: &Lists, nvidia: bool, amd: bool) -> AcceleratorQuery {
         match wanted {
             Wanted::Program(name) => query.programs.push(name.clone()),
             Wanted::Library { name, .. } => query.libraries.push(name.clone()),
-            Wanted::Path(path) => query.paths.push(HostPath::from_bytes(path.as_bytes())),
+            Wanted::Path { path, .. } => query.paths.push(HostPath::from_bytes(path.as_bytes())),
         }
     }
     query
@@ -148,6 +151,7 @@ fn variables() -> Variables {
         cuda_visible_devices: read(env_names::CUDA_VISIBLE_DEVICES),
         cuda_device_order: read(env_names::CUDA_DEVICE_ORDER),
         rocr_visible_devices: read(env_names::ROCR_VISIBLE_DEVICES),
+        hip_visible_devices: read(env_names::HIP_VISIBLE_DEVICES),
         one_of_several_ranks: env_names::RANK_COUNTS.into_iter().any(several),
     }
 }
@@ -241,6 +245,11 @@ pub fn explain(request: &LaunchRequest, out: &mut dyn Write) -> Result<(), Failu
     }
     for hidden in &binds.hidden {
         line(format!("{:<9} {}  ({})", "hidden", hidden.path, hidden.reason));
+    }
+    for (node, why) in &binds.refused {
+        let errno = node.refused.map(std::io::Error::from_raw_os_error);
+        let refusal = errno.map(|error| cause(&error)).unwrap_or_default();
+        line(format!("{:<9} {}  ({why}: {refusal})", "refused", node.path));
     }
     for library in &binds.left_out {
         let Verdict::LeftOut(why) = &library.verdict else { continue };

@@ -7,6 +7,8 @@
 //! libcuda.so              a library, with any version behind the name
 //! libGL.so if-missing     a library for images that have none of this name, where the driver is there
 //! /run/some/socket        a file, directory or socket
+//! /usr/share/x/nvidia*.y  every file of this name
+//! /tmp/pipes writable     one that the container writes to
 //! ```
 //!
 //! The first library stands for the driver: a host that has neither it nor a device of the vendor has no driver.
@@ -20,6 +22,7 @@ pub const NVIDIA: &str = include_str!("../../conf/nvliblist.conf");
 pub const AMD: &str = include_str!("../../conf/rocmliblist.conf");
 
 const IF_MISSING: &[u8] = b"if-missing";
+const WRITABLE: &[u8] = b"writable";
 
 /// What a line of a list asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,15 +33,18 @@ pub enum Wanted {
         name: Vec<u8>,
         if_missing: bool,
     },
-    /// Shown in the container at the same path.
-    Path(ContainerPath),
+    /// Shown in the container at the same path, whose last name may hold `*`.
+    Path {
+        path: ContainerPath,
+        writable: bool,
+    },
 }
 
 /// Returns the library that stands for the driver: the first one of a list.
 pub fn driver(list: &[Wanted]) -> Option<&[u8]> {
     list.iter().find_map(|wanted| match wanted {
         Wanted::Library { name, .. } => Some(&name[..]),
-        Wanted::Program(_) | Wanted::Path(_) => None,
+        Wanted::Program(_) | Wanted::Path { .. } => None,
     })
 }
 
@@ -53,8 +59,10 @@ fn wanted(line: &[u8], number: usize) -> Result<Option<Wanted>, ListError> {
         return Ok(None);
     }
     if line.starts_with(b"/") {
-        return match ContainerPath::parse(line) {
-            Ok(path) => Ok(Some(Wanted::Path(path))),
+        // A path may hold blanks.
+        let before = line.strip_suffix(WRITABLE).filter(|before| before.ends_with(b" ") || before.ends_with(b"\t"));
+        return match ContainerPath::parse(before.unwrap_or(line).trim_ascii()) {
+            Ok(path) => Ok(Some(Wanted::Path { path, writable: before.is_some() })),
             Err(why) => Err(ListError { line: number, wrong: Wrong::Path(why) }),
         };
     }
@@ -106,15 +114,23 @@ mod tests {
         Wanted::Library { name: name.into(), if_missing }
     }
 
+    fn path(path: &'static str, writable: bool) -> Wanted {
+        Wanted::Path { path: ContainerPath::fixed(path), writable }
+    }
+
     #[test]
     fn each_line_asks_for_one_thing() {
-        let text = b"# a comment\n\n  nvidia-smi\nlibcuda.so\nlibGL.so  if-missing\n/run/a b/socket\nlibx.so.2\r\n";
+        let text = b"# a comment\n\n  nvidia-smi\nlibcuda.so\nlibGL.so  if-missing\n/run/a b/socket\nlibx.so.2\r\n\
+                     /tmp/pipes \t writable\n/share/nvidia*.json\n/a/writable\n";
         let expected = [
             Wanted::Program(b"nvidia-smi".to_vec()),
             library("libcuda.so", false),
             library("libGL.so", true),
-            Wanted::Path(ContainerPath::fixed("/run/a b/socket")),
+            path("/run/a b/socket", false),
             library("libx.so.2", false),
+            path("/tmp/pipes", true),
+            path("/share/nvidia*.json", false),
+            path("/a/writable", false),
         ];
         assert_eq!(parse(text).unwrap(), expected);
     }

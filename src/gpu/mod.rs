@@ -20,7 +20,7 @@ use starter::paths::{ContainerPath, HostPath};
 
 use crate::elf::is_version_of;
 use crate::host::facts::{Gpu, GpuHostFacts, Node, PathKind, Vendor};
-use crate::image::facts::ImageLibraries;
+use crate::image::facts::{CLibrary, ImageLibraries};
 use crate::report::Hint;
 use libraries::{Judged, Verdict};
 use list::Wanted;
@@ -61,6 +61,8 @@ pub struct GpuBinds {
     pub environment: Vec<(Vec<u8>, Vec<u8>)>,
     /// Libraries that are left out, with the reason.
     pub left_out: Vec<Judged>,
+    /// Device nodes that the caller may not use, with what they are.
+    pub refused: Vec<(Node, String)>,
     pub notices: Vec<Notice>,
 }
 
@@ -129,6 +131,11 @@ pub enum Notice {
     },
     /// `--gpus` where there is none.
     NoGpu,
+    /// The permission bits of every node keep the caller out.
+    Denied {
+        count: usize,
+        first: HostPath,
+    },
     Remark(Remark),
     /// Of a device that was asked for by name.
     Device(cdi::Remark),
@@ -138,9 +145,9 @@ impl Notice {
     /// Whether it is worth a warning; the others are for those who want to know more.
     pub fn is_warning(&self) -> bool {
         match self {
-            Self::NothingFound(_) | Self::NoGpu => true,
+            Self::NothingFound(_) | Self::NoGpu | Self::Denied { .. } => true,
             Self::LeftOut { first, .. } => !first.if_missing,
-            Self::Remark(remark) => matches!(remark, Remark::NoSuch { .. }),
+            Self::Remark(remark) => remark.is_warning(),
             Self::Device(remark) => remark.is_warning(),
         }
     }
@@ -169,6 +176,12 @@ impl fmt::Display for Notice {
                 }
             }
             Self::NoGpu => f.write_str("--gpus: this host has no GPU that may be used"),
+            Self::Denied { count: 1, first } => {
+                write!(f, "you may not use this host's GPU: {first}: permission denied")
+            }
+            Self::Denied { count, first } => {
+                write!(f, "you may use none of this host's {count} GPUs: {first}: permission denied")
+            }
             Self::Remark(remark) => remark.fmt(f),
             Self::Device(remark) => remark.fmt(f),
         }
@@ -226,6 +239,8 @@ pub fn plan(
             let selection =
                 selection::select(vendor, &gpus, wish.take(), &request.variables).map_err(GpuError::NoSuchGpu)?;
             binds.add_gpus(&gpus, selection);
+        } else {
+            binds.add_refused(&gpus);
         }
     }
     if matches!(wish, Some(Wish::These(_))) && (request.nvidia || request.amd) {
@@ -247,6 +262,10 @@ impl GpuBinds {
         let judged = libraries::judge(list, &host.libraries, host.machine, image);
         let (left_out, shown): (Vec<Judged>, Vec<Judged>) =
             judged.into_iter().partition(|library| matches!(library.verdict, Verdict::LeftOut(_)));
+        let reason = match image.c_library {
+            CLibrary::Unknown => "in the list",
+            CLibrary::Glibc(_) | CLibrary::Musl => "in the list, and the image can load it",
+        };
         for library in shown {
             let Verdict::Shown(places) = library.verdict else { continue };
             self.binds.extend(places.into_iter().map(|target| GpuBind {
@@ -254,7 +273,7 @@ impl GpuBinds {
                 target,
                 kind: BindKind::Library,
                 required: false,
-                reason: "in the list, and the image can load it".to_owned(),
+                reason: reason.to_owned(),
             }));
         }
         let mut matters: Vec<&Judged> = left_out
@@ -275,20 +294,49 @@ impl GpuBinds {
     fn add_listed(&mut self, list: &[Wanted], host: &GpuHostFacts) {
         let programs = ContainerPath::fixed("/usr/bin");
         for wanted in list {
-            let (source, target, kind) = match wanted {
-                Wanted::Library { .. } => continue,
+            match wanted {
+                Wanted::Library { .. } => {}
                 Wanted::Program(name) => {
                     let (Some(source), Ok(target)) = (host.programs.get(name), programs.join(name)) else { continue };
-                    (source.clone(), target, BindKind::Program)
+                    self.add_from_list(source.clone(), target, BindKind::Program);
                 }
-                Wanted::Path(path) => {
-                    let source = HostPath::from_bytes(path.as_bytes());
-                    let Some(kind) = host.files.get(&source) else { continue };
-                    let kind = if matches!(kind, PathKind::Other) { BindKind::Socket } else { BindKind::File };
-                    (source, path.clone(), kind)
+                Wanted::Path { path, writable } => {
+                    self.add_files(host.files.get(&HostPath::from_bytes(path.as_bytes())), *writable);
                 }
+            }
+        }
+    }
+
+    fn add_files(&mut self, found: Option<&Vec<(HostPath, PathKind)>>, writable: bool) {
+        for (path, kind) in found.into_iter().flatten() {
+            let Ok(target) = ContainerPath::parse(path.as_bytes()) else { continue };
+            let kind = match kind {
+                PathKind::Other => BindKind::Socket,
+                _ if writable => BindKind::WritableFile,
+                _ => BindKind::File,
             };
+            self.add_from_list(path.clone(), target, kind);
+        }
+    }
+
+    /// A path that two lines mean comes once.
+    fn add_from_list(&mut self, source: HostPath, target: ContainerPath, kind: BindKind) {
+        if !self.binds.iter().any(|bind| bind.target == target) {
             self.binds.push(GpuBind { source, target, kind, required: false, reason: "in the list".to_owned() });
+        }
+    }
+
+    /// Keeps in mind why no GPU can be used.
+    fn add_refused(&mut self, gpus: &[&Gpu]) {
+        /// What permission bits say; the device rules of a job's control group say another one.
+        const EACCES: i32 = 13;
+        for gpu in gpus {
+            gpu.nodes.iter().for_each(|node| self.refuse(node, &label(None, gpu)));
+        }
+        let first = gpus.first().and_then(|gpu| gpu.nodes.first());
+        let denied = |gpu: &&Gpu| gpu.nodes.first().is_some_and(|node| node.refused == Some(EACCES));
+        if let Some(first) = first.filter(|_| gpus.iter().all(denied)) {
+            self.notices.push(Notice::Denied { count: gpus.len(), first: first.path.clone() });
         }
     }
 
@@ -300,14 +348,17 @@ impl GpuBinds {
 
     fn add_gpus(&mut self, gpus: &[&Gpu], selection: Selection) {
         let Selection { shares, origin, environment, remarks } = selection;
-        for (number, (gpu, share)) in gpus.iter().zip(&shares).enumerate() {
-            let id = String::from_utf8_lossy(&gpu.id);
-            let label = if id.is_empty() { format!("GPU {number}") } else { format!("GPU {number}, {id}") };
+        let mut numbers = 0..;
+        for (gpu, share) in gpus.iter().zip(&shares) {
+            let label = label(gpu.accessible().then(|| numbers.next()).flatten(), gpu);
             let shown = *share != Share::Nothing;
             for node in &gpu.nodes {
                 self.add_or_hide(node, shown, &label, origin);
             }
+            let mut instance_numbers = 0..;
             for (at, instance) in gpu.instances.iter().enumerate() {
+                let number = instance.accessible().then(|| instance_numbers.next()).flatten();
+                let name = number.map_or("another instance".to_owned(), |number: usize| format!("instance {number}"));
                 let shown = match share {
                     Share::Whole => true,
                     Share::Instances(numbers) => numbers.contains(&at),
@@ -317,7 +368,7 @@ impl GpuBinds {
                 let kept = |node: &Node| self.binds.iter().any(|bind| bind.source == node.path);
                 let nodes: Vec<&Node> = instance.nodes.iter().filter(|node| !kept(node)).collect();
                 for node in nodes {
-                    self.add_or_hide(node, shown, &format!("{label}, instance {at}"), origin);
+                    self.add_or_hide(node, shown, &format!("{label}, {name}"), origin);
                 }
             }
         }
@@ -329,19 +380,40 @@ impl GpuBinds {
 
     fn add_or_hide(&mut self, node: &Node, shown: bool, label: &str, origin: Origin) {
         let Ok(path) = ContainerPath::parse(node.path.as_bytes()) else { return };
-        if shown {
+        if node.refused.is_some() {
+            self.refuse(node, label);
+        } else if shown {
             self.add_device(node, &format!("{label}: {origin}"));
-        } else if node.refused.is_none() && !self.hidden.iter().any(|hidden| hidden.path == path) {
+        } else if !self.hidden.iter().any(|hidden| hidden.path == path) {
             self.hidden.push(Hidden { path, reason: format!("{label}: not chosen, {origin}") });
+        }
+    }
+
+    fn refuse(&mut self, node: &Node, what: &str) {
+        if !self.refused.iter().any(|(refused, _)| refused.path == node.path) {
+            self.refused.push((node.clone(), what.to_owned()));
         }
     }
 
     fn add_device(&mut self, node: &Node, reason: &str) {
         let Ok(target) = ContainerPath::parse(node.path.as_bytes()) else { return };
-        if node.refused.is_none() && !self.binds.iter().any(|bind| bind.target == target) {
+        if node.refused.is_some() {
+            self.refuse(node, reason);
+        } else if !self.binds.iter().any(|bind| bind.target == target) {
             let (source, reason) = (node.path.clone(), reason.to_owned());
             self.binds.push(GpuBind { source, target, kind: BindKind::Device, required: false, reason });
         }
+    }
+}
+
+/// Names a GPU by the number that it is picked by, if it can be picked, and by its identifier.
+fn label(number: Option<usize>, gpu: &Gpu) -> String {
+    let id = String::from_utf8_lossy(&gpu.id);
+    match (number, id.is_empty()) {
+        (Some(number), true) => format!("GPU {number}"),
+        (Some(number), false) => format!("GPU {number}, {id}"),
+        (None, true) => "a GPU".to_owned(),
+        (None, false) => id.into_owned(),
     }
 }
 

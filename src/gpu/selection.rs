@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! --gpus  >  NVIDIA_VISIBLE_DEVICES  >  CUDA_VISIBLE_DEVICES  >  all            NVIDIA
-//! --gpus  >  ROCR_VISIBLE_DEVICES                             >  all            AMD
+//! --gpus  >  ROCR_VISIBLE_DEVICES, HIP_VISIBLE_DEVICES of those  >  all         AMD
 //! ```
 //!
 //! Numbers count what the caller may use, as the vendors' tools do: below the device rules of a batch job, 0 is the
@@ -20,6 +20,8 @@ pub struct Variables {
     pub cuda_visible_devices: Option<Vec<u8>>,
     pub cuda_device_order: Option<Vec<u8>>,
     pub rocr_visible_devices: Option<Vec<u8>>,
+    /// Its numbers count what `ROCR_VISIBLE_DEVICES` leaves, in that order.
+    pub hip_visible_devices: Option<Vec<u8>>,
     /// Whether the process is one of several ranks of a parallel program on this host.
     pub one_of_several_ranks: bool,
 }
@@ -63,7 +65,7 @@ impl Wish {
             .map(Self::These)
     }
 
-    /// Reads `CUDA_VISIBLE_DEVICES` or `ROCR_VISIBLE_DEVICES`: the list ends before the first word that names nothing,
+    /// Reads `CUDA_VISIBLE_DEVICES` and its like: the list ends before the first word that names nothing,
     /// and an empty list hides everything.
     fn parse_visible(text: &[u8]) -> Self {
         let picks: Vec<Pick> =
@@ -142,10 +144,20 @@ pub enum Remark {
     NoSuch { origin: Origin, pick: Pick },
     /// `CUDA_VISIBLE_DEVICES` counts in CUDA's own order, which depends on the models.
     OrderUnknown,
-    /// `CUDA_VISIBLE_DEVICES` of a rank: the other ranks' accelerators stay, for copies between them.
-    Rank,
+    /// The variable of a rank: the other ranks' accelerators stay, for copies between them.
+    Rank { variable: &'static str },
     /// A MIG identifier does not tell which instance it is.
-    InstanceUnknown { pick: Pick },
+    InstanceUnknown { origin: Origin, pick: Pick },
+}
+
+impl Remark {
+    pub fn is_warning(&self) -> bool {
+        match self {
+            Self::NoSuch { .. } => true,
+            Self::InstanceUnknown { origin, .. } => *origin == Origin::Flag,
+            Self::OrderUnknown | Self::Rank { .. } => false,
+        }
+    }
 }
 
 impl fmt::Display for Remark {
@@ -156,10 +168,11 @@ impl fmt::Display for Remark {
                 "CUDA_VISIBLE_DEVICES hides no device: the GPUs differ, and CUDA's order of them is not known without \
                  CUDA_DEVICE_ORDER=PCI_BUS_ID",
             ),
-            Self::Rank => f.write_str(
-                "CUDA_VISIBLE_DEVICES hides no device: ranks on one host copy between their GPUs, which needs all of them",
+            Self::Rank { variable } => write!(
+                f,
+                "{variable} hides no device: ranks on one host copy between their GPUs, which needs all of them"
             ),
-            Self::InstanceUnknown { pick } => {
+            Self::InstanceUnknown { pick, .. } => {
                 write!(f, "`{pick}` does not tell which MIG instance it is: all instances are shown")
             }
         }
@@ -197,23 +210,22 @@ pub fn select(
     };
     selection.shares = vec![Share::Nothing; gpus.len()];
     for pick in picks {
-        match find(&pick, gpus, &numbered) {
-            Some((at, share)) => {
-                if matches!(&pick, Pick::Id(id) if id.starts_with(b"MIG-")) && share == Share::Whole {
-                    selection.remarks.push(Remark::InstanceUnknown { pick });
-                }
-                selection.shares[at].add(share);
+        let found = find(&pick, gpus, &numbered);
+        if found.is_empty() {
+            if origin == Origin::Flag {
+                return Err(NoSuchGpu { pick, count: numbered.len() });
             }
-            None if origin == Origin::Flag => return Err(NoSuchGpu { pick, count: numbered.len() }),
-            None => selection.remarks.push(Remark::NoSuch { origin, pick }),
+            selection.remarks.push(Remark::NoSuch { origin, pick: pick.clone() });
         }
+        let is_instance = matches!(&pick, Pick::Id(id) if id.starts_with(b"MIG-"));
+        if is_instance && found.iter().any(|(_, share)| *share == Share::Whole) {
+            selection.remarks.push(Remark::InstanceUnknown { origin, pick });
+        }
+        found.into_iter().for_each(|(at, share)| selection.shares[at].add(share));
     }
-    let variable = match vendor {
-        Vendor::Nvidia => ("CUDA_VISIBLE_DEVICES", &variables.cuda_visible_devices),
-        Vendor::Amd => ("ROCR_VISIBLE_DEVICES", &variables.rocr_visible_devices),
-    };
-    if let (name, Some(value)) = variable {
-        selection.environment.extend(recounted(value, gpus, &numbered, &selection.shares).map(|value| (name, value)));
+    let left: Vec<usize> = numbered.iter().copied().filter(|&at| selection.shares[at] != Share::Nothing).collect();
+    if left.len() < numbered.len() {
+        selection.environment = recounted(vendor, variables, gpus, &numbered, &left);
     }
     Ok(selection)
 }
@@ -230,10 +242,7 @@ fn wish(
         return (Origin::Flag, wish.clone());
     }
     if vendor == Vendor::Amd {
-        return match &variables.rocr_visible_devices {
-            Some(text) => (Origin::Variable("ROCR_VISIBLE_DEVICES"), Wish::parse_visible(text)),
-            None => (Origin::Everything, Wish::All),
-        };
+        return amd_wish(gpus, variables, remarks);
     }
     // Images and container engines set this to `void` or nothing when they mean nothing by it.
     if let Some(wish) =
@@ -244,7 +253,7 @@ fn wish(
     let Some(text) = &variables.cuda_visible_devices else { return (Origin::Everything, Wish::All) };
     let wish = Wish::parse_visible(text);
     if variables.one_of_several_ranks {
-        remarks.push(Remark::Rank);
+        remarks.push(Remark::Rank { variable: "CUDA_VISIBLE_DEVICES" });
         return (Origin::Everything, Wish::All);
     }
     let by_number = matches!(&wish, Wish::These(picks) if picks.iter().any(|pick| !matches!(pick, Pick::Id(_))));
@@ -257,41 +266,69 @@ fn wish(
     (Origin::Variable("CUDA_VISIBLE_DEVICES"), wish)
 }
 
-/// Returns the accelerator that a pick means, and what of it.
-fn find(pick: &Pick, gpus: &[&Gpu], numbered: &[usize]) -> Option<(usize, Share)> {
-    match pick {
-        Pick::Number(number) => numbered.get(*number).map(|&at| (at, Share::Whole)),
-        Pick::Instance { number, instance } => {
-            let &at = numbered.get(*number)?;
-            (*instance < gpus[at].instances.len()).then(|| (at, Share::Instances(vec![*instance])))
+/// What ROCm's runtime hides, and HIP of what is left.
+fn amd_wish(gpus: &[&Gpu], variables: &Variables, remarks: &mut Vec<Remark>) -> (Origin, Wish) {
+    const ROCR: &str = "ROCR_VISIBLE_DEVICES";
+    const HIP: &str = "HIP_VISIBLE_DEVICES";
+    let (variable, wish) = match (&variables.rocr_visible_devices, &variables.hip_visible_devices) {
+        (None, None) => return (Origin::Everything, Wish::All),
+        (Some(text), None) => (ROCR, Wish::parse_visible(text)),
+        (None, Some(text)) => (HIP, Wish::parse_visible(text)),
+        (Some(rocr), Some(hip)) => {
+            let numbered: Vec<usize> = (0..gpus.len()).filter(|&at| gpus[at].accessible()).collect();
+            let by_rocr = seen(rocr, gpus, &numbered);
+            let number = |at: &usize| numbered.iter().position(|other| other == at);
+            let picks = seen(hip, gpus, &by_rocr).iter().filter_map(number).map(Pick::Number).collect();
+            (HIP, Wish::These(picks))
         }
-        Pick::Id(id) => match id.strip_prefix(b"MIG-") {
-            None => numbered.iter().find(|&&at| gpus[at].id.starts_with(id)).map(|&at| (at, Share::Whole)),
-            Some(rest) => find_instance(rest, gpus, numbered),
-        },
+    };
+    if variables.one_of_several_ranks {
+        remarks.push(Remark::Rank { variable });
+        return (Origin::Everything, Wish::All);
     }
+    (Origin::Variable(variable), wish)
 }
 
-/// `MIG-GPU-UUID/3/0` tells all; `MIG-UUID` is known to the driver alone, so it is the only accelerator with instances
-/// or none.
-fn find_instance(rest: &[u8], gpus: &[&Gpu], numbered: &[usize]) -> Option<(usize, Share)> {
-    let mut parts = rest.split(|&byte| byte == b'/');
+/// Returns the accelerators that a list of `*_VISIBLE_DEVICES` leaves, in its order; numbers count `numbered`.
+fn seen(list: &[u8], gpus: &[&Gpu], numbered: &[usize]) -> Vec<usize> {
+    let Wish::These(picks) = Wish::parse_visible(list) else { return Vec::new() };
+    picks.iter().flat_map(|pick| find(pick, gpus, numbered)).map(|(at, _)| at).collect()
+}
+
+/// Returns the accelerators that a pick means, and what of each; numbers count `numbered`.
+///
+/// It is one but for `MIG-UUID`, which the driver alone knows: that means each that has instances.
+fn find(pick: &Pick, gpus: &[&Gpu], numbered: &[usize]) -> Vec<(usize, Share)> {
+    let one = match pick {
+        Pick::Number(number) => numbered.get(*number).map(|&at| (at, Share::Whole)),
+        Pick::Instance { number, instance } => numbered.get(*number).and_then(|&at| {
+            let usable = gpus[at].instances.iter().enumerate().filter(|(_, instance)| instance.accessible());
+            usable.map(|(index, _)| index).nth(*instance).map(|index| (at, Share::Instances(vec![index])))
+        }),
+        Pick::Id(id) => match id.strip_prefix(b"MIG-") {
+            None => numbered.iter().find(|&&at| gpus[at].id.starts_with(id)).map(|&at| (at, Share::Whole)),
+            Some(rest) if rest.starts_with(b"GPU-") => find_instance(rest, gpus, numbered),
+            Some(_) => {
+                let split = numbered.iter().filter(|&&at| !gpus[at].instances.is_empty());
+                return split.map(|&at| (at, Share::Whole)).collect();
+            }
+        },
+    };
+    one.into_iter().collect()
+}
+
+/// Finds the instance that `GPU-UUID/3/0` names: of a GPU instance, a compute instance.
+fn find_instance(name: &[u8], gpus: &[&Gpu], numbered: &[usize]) -> Option<(usize, Share)> {
+    let mut parts = name.split(|&byte| byte == b'/');
     let id = parts.next()?;
-    if id.starts_with(b"GPU-") {
-        let mut number = || std::str::from_utf8(parts.next()?).ok()?.parse::<u32>().ok();
-        let (gpu_instance, compute_instance) = (number()?, number()?);
-        let &at = numbered.iter().find(|&&at| gpus[at].id == id)?;
-        let instance = gpus[at]
-            .instances
-            .iter()
-            .position(|found| (found.gpu_instance, found.compute_instance) == (gpu_instance, compute_instance))?;
-        return Some((at, Share::Instances(vec![instance])));
-    }
-    let mut split = numbered.iter().filter(|&&at| !gpus[at].instances.is_empty());
-    match (split.next(), split.next()) {
-        (Some(&at), None) => Some((at, Share::Whole)),
-        _ => None,
-    }
+    let mut number = || std::str::from_utf8(parts.next()?).ok()?.parse::<u32>().ok();
+    let (gpu_instance, compute_instance) = (number()?, number()?);
+    let &at = numbered.iter().find(|&&at| gpus[at].id == id)?;
+    let instance = gpus[at]
+        .instances
+        .iter()
+        .position(|found| (found.gpu_instance, found.compute_instance) == (gpu_instance, compute_instance))?;
+    Some((at, Share::Instances(vec![instance])))
 }
 
 impl Share {
@@ -308,20 +345,44 @@ impl Share {
     }
 }
 
-/// Returns a variable's list with its numbers counted among what is left; `None` when nothing in it changes.
-///
-/// What it names and is hidden falls out. If nothing is left, everything that is not hidden is named.
-fn recounted(value: &[u8], gpus: &[&Gpu], numbered: &[usize], shares: &[Share]) -> Option<Vec<u8>> {
-    let left: Vec<usize> = numbered.iter().copied().filter(|&at| shares[at] != Share::Nothing).collect();
-    if left.len() == numbered.len() {
-        return None;
+/// Returns the variables whose numbers count anew now that only `left` are there.
+fn recounted(
+    vendor: Vendor,
+    variables: &Variables,
+    gpus: &[&Gpu],
+    numbered: &[usize],
+    left: &[usize],
+) -> Vec<(&'static str, Vec<u8>)> {
+    let mut environment = Vec::new();
+    let mut recount = |name, list: &Option<Vec<u8>>, before: &[usize], after: &[usize]| {
+        let anew = list.as_ref().and_then(|list| recounted_list(list, gpus, before, after));
+        environment.extend(anew.filter(|anew| Some(anew) != list.as_ref()).map(|anew| (name, anew)));
+    };
+    if vendor == Vendor::Nvidia {
+        recount("CUDA_VISIBLE_DEVICES", &variables.cuda_visible_devices, numbered, left);
+        return environment;
     }
-    let Wish::These(picks) = Wish::parse_visible(value) else { return None };
+    recount("ROCR_VISIBLE_DEVICES", &variables.rocr_visible_devices, numbered, left);
+    let (mut before, mut after) = (numbered.to_vec(), left.to_vec());
+    if let Some(list) = &variables.rocr_visible_devices {
+        before = seen(list, gpus, numbered);
+        let kept: Vec<usize> = before.iter().copied().filter(|at| left.contains(at)).collect();
+        after = if kept.is_empty() { after } else { kept };
+    }
+    recount("HIP_VISIBLE_DEVICES", &variables.hip_visible_devices, &before, &after);
+    environment
+}
+
+/// Returns a list whose numbers count `after` instead of `before`; `None` where it names nothing.
+///
+/// What it names and is hidden falls out. If nothing is left of it, everything that is not hidden is named.
+fn recounted_list(list: &[u8], gpus: &[&Gpu], before: &[usize], after: &[usize]) -> Option<Vec<u8>> {
+    let Wish::These(picks) = Wish::parse_visible(list) else { return None };
     let words: Vec<String> = picks
         .iter()
         .filter_map(|pick| {
-            let (at, _) = find(pick, gpus, numbered)?;
-            let number = left.iter().position(|&other| other == at)?;
+            let found = find(pick, gpus, before);
+            let number = found.iter().find_map(|(at, _)| after.iter().position(|other| other == at))?;
             Some(match pick {
                 Pick::Number(_) => number.to_string(),
                 Pick::Instance { instance, .. } => format!("{number}:{instance}"),
@@ -329,9 +390,8 @@ fn recounted(value: &[u8], gpus: &[&Gpu], numbered: &[usize], shares: &[Share]) 
             })
         })
         .collect();
-    let words = if words.is_empty() { (0..left.len()).map(|number| number.to_string()).collect() } else { words };
-    let value_anew = words.join(",").into_bytes();
-    (value_anew != value).then_some(value_anew)
+    let words = if words.is_empty() { (0..after.len()).map(|number| number.to_string()).collect() } else { words };
+    Some(words.join(",").into_bytes())
 }
 
 #[cfg(test)]
@@ -357,6 +417,7 @@ mod tests {
             cuda_visible_devices: find("CUDA"),
             cuda_device_order: find("ORDER"),
             rocr_visible_devices: find("ROCR"),
+            hip_visible_devices: find("HIP"),
             one_of_several_ranks: find("RANK").is_some(),
         }
     }
@@ -463,7 +524,7 @@ mod tests {
     fn ranks_keep_each_others_accelerators_in_sight() {
         let gpus = [gpu(0, "H200"), gpu(1, "H200")];
         let selection = check_among(&gpus, None, &[("CUDA", "1"), ("RANK", "")], &[0, 1], None);
-        assert_eq!(selection.remarks, [Remark::Rank]);
+        assert_eq!(selection.remarks, [Remark::Rank { variable: "CUDA_VISIBLE_DEVICES" }]);
         check_among(&gpus, None, &[("NVIDIA", "1"), ("RANK", "")], &[1], None);
     }
 
@@ -482,6 +543,67 @@ mod tests {
         let by_id = shares("MIG-8a5e");
         assert_eq!(by_id.shares[0], Share::Whole);
         assert!(matches!(by_id.remarks[..], [Remark::InstanceUnknown { .. }]));
+    }
+
+    #[test]
+    fn an_identifier_that_the_driver_alone_knows_hides_no_instance() {
+        let instance = MigInstance { gpu_instance: 1, compute_instance: 0, nodes: Vec::new() };
+        let split = |number| Gpu { instances: vec![instance.clone()], ..gpu(number, "H200") };
+        let gpus = [split(0), gpu(1, "H200"), split(2)];
+        let selection = check_among(&gpus, None, &[("CUDA", "MIG-8a5e")], &[0, 2], None);
+        let [remark] = &selection.remarks[..] else { panic!("one remark") };
+        assert!(!remark.is_warning());
+        let selection = check_among(&gpus, Some("MIG-8a5e"), &[], &[0, 2], None);
+        assert!(selection.remarks[0].is_warning(), "who asks for one has to know that it is more");
+        let whole: Vec<Gpu> = (0..2).map(|number| gpu(number, "H200")).collect();
+        let selection = check_among(&whole, None, &[("CUDA", "MIG-8a5e")], &[], Some(""));
+        assert_eq!(
+            selection.remarks[0].to_string(),
+            "CUDA_VISIBLE_DEVICES names the GPU `MIG-8a5e`, which is not there"
+        );
+    }
+
+    #[test]
+    fn instances_of_other_jobs_are_not_counted() {
+        let refused = |refused| vec![Node { path: HostPath::new("/dev/nvidia-caps/nvidia-cap4"), refused }];
+        let mut split = gpu(0, "H200");
+        split.instances =
+            [Some(1), None].map(|why| MigInstance { gpu_instance: 1, compute_instance: 0, nodes: refused(why) }).into();
+        let selection = check_among(&[split], Some("0:0"), &[], &[0], None);
+        assert_eq!(selection.shares[0], Share::Instances(vec![1]));
+    }
+
+    #[test]
+    fn of_what_rocm_leaves_hip_takes_its_numbers() {
+        let gpus: Vec<Gpu> = (0..4).map(|number| Gpu { vendor: Vendor::Amd, ..gpu(number, "MI300X") }).collect();
+        let gpus: Vec<&Gpu> = gpus.iter().collect();
+        for (flag, pairs, expected, environment) in [
+            (None, &[("HIP", "2")][..], &[2][..], "HIP_VISIBLE_DEVICES=0"),
+            (None, &[("ROCR", "1,3")], &[1, 3], "ROCR_VISIBLE_DEVICES=0,1"),
+            (None, &[("ROCR", "3,1"), ("HIP", "0")], &[3], "ROCR_VISIBLE_DEVICES=0"),
+            (None, &[("ROCR", "3,1"), ("HIP", "1,0")], &[1, 3], "ROCR_VISIBLE_DEVICES=1,0"),
+            (None, &[("ROCR", "1"), ("HIP", "1")], &[], "ROCR_VISIBLE_DEVICES= HIP_VISIBLE_DEVICES="),
+            (None, &[("HIP", "-1")], &[], ""),
+            (Some("2"), &[("HIP", "2,3")], &[2], "HIP_VISIBLE_DEVICES=0"),
+            (
+                Some("1,2"),
+                &[("ROCR", "3,2,1"), ("HIP", "2")],
+                &[1, 2],
+                "ROCR_VISIBLE_DEVICES=1,0 HIP_VISIBLE_DEVICES=1",
+            ),
+            (Some("0"), &[("ROCR", "3"), ("HIP", "0")], &[0], "ROCR_VISIBLE_DEVICES=0"),
+            (None, &[("ROCR", "1"), ("RANK", "")], &[0, 1, 2, 3], ""),
+        ] {
+            let flag = flag.map(|text: &str| Wish::parse(text.as_bytes()).expect("a wish"));
+            let selection = select(Vendor::Amd, &gpus, flag.as_ref(), &variables(pairs)).expect("a selection");
+            let left: Vec<usize> = (0..gpus.len()).filter(|&at| selection.shares[at] != Share::Nothing).collect();
+            let said: Vec<String> = selection
+                .environment
+                .iter()
+                .map(|(name, value)| format!("{name}={}", String::from_utf8_lossy(value)))
+                .collect();
+            assert_eq!((&left[..], said.join(" ").as_str()), (expected, environment), "{flag:?} {pairs:?}");
+        }
     }
 
     #[test]

@@ -36,10 +36,13 @@ fn workstation() -> GpuHostFacts {
             library("libnvidia-ml.so.1", &Library { glibc_needs: &["GLIBC_9.99"], ..Library::default() }),
         ],
         programs: BTreeMap::from([(b"nvidia-smi".to_vec(), HostPath::new("/opt/bin/nvidia-smi"))]),
-        files: BTreeMap::from([
-            (HostPath::new("/run/nvidia-persistenced/socket"), PathKind::Other),
-            (HostPath::new("/etc/vulkan/icd.d/nvidia_icd.json"), PathKind::File),
-        ]),
+        files: [
+            ("/run/nvidia-persistenced/socket", "/run/nvidia-persistenced/socket", PathKind::Other),
+            ("/tmp/nvidia-mps", "/tmp/nvidia-mps", PathKind::Directory),
+            ("/etc/vulkan/icd.d/nvidia_icd*.json", "/etc/vulkan/icd.d/nvidia_icd.x86_64.json", PathKind::File),
+        ]
+        .map(|(asked, found, kind)| (HostPath::new(asked), vec![(HostPath::new(found), kind)]))
+        .into(),
         gpus: vec![nvidia(0), nvidia(1)],
         control: vec![(Vendor::Nvidia, node("/dev/nvidiactl")), (Vendor::Nvidia, node("/dev/nvidia-uvm"))],
     }
@@ -75,11 +78,12 @@ fn check(request: &GpuRequest, host: &GpuHostFacts, binds: &[&str], hidden: &[&s
     planned
 }
 
-const FILES: [&str; 4] = [
+const FILES: [&str; 5] = [
     "library /usr/lib/libcuda.so.1.570 /.singularity.d/libs/libcuda.so.1",
     "program /opt/bin/nvidia-smi /usr/bin/nvidia-smi",
     "socket /run/nvidia-persistenced/socket /run/nvidia-persistenced/socket",
-    "file /etc/vulkan/icd.d/nvidia_icd.json /etc/vulkan/icd.d/nvidia_icd.json",
+    "writable file /tmp/nvidia-mps /tmp/nvidia-mps",
+    "file /etc/vulkan/icd.d/nvidia_icd.x86_64.json /etc/vulkan/icd.d/nvidia_icd.x86_64.json",
 ];
 
 #[test]
@@ -132,6 +136,23 @@ fn what_the_device_rules_of_a_job_refuse_is_neither_shown_nor_hidden() {
     assert!(planned.hidden.is_empty());
     assert!(planned.binds.iter().all(|bind| bind.source != HostPath::new("/dev/nvidia0")));
     assert!(planned.binds.iter().any(|bind| bind.source == HostPath::new("/dev/nvidia1")));
+}
+
+#[test]
+fn what_no_permission_bit_allows_is_said() {
+    const EACCES: i32 = 13;
+    let mut host = workstation();
+    for node in host.gpus.iter_mut().flat_map(|gpu| &mut gpu.nodes) {
+        node.refused = Some(EACCES);
+    }
+    let denied = planned(&nv(), &host);
+    let said: Vec<String> = denied.notices.iter().map(ToString::to_string).collect();
+    assert_eq!(said[1], "you may use none of this host's 2 GPUs: /dev/nvidia0: permission denied");
+    let refused: Vec<String> = denied.refused.iter().map(|(node, what)| format!("{} {what}", node.path)).collect();
+    assert_eq!(refused[..2], ["/dev/nvidia0 GPU-0", "/dev/dri/renderD128 GPU-0"]);
+    // A job without GPUs has nothing to be warned of.
+    host.gpus[1].nodes[0].refused = Some(1);
+    assert_eq!(planned(&nv(), &host).notices.len(), 1);
 }
 
 #[test]

@@ -44,6 +44,7 @@ pub struct AcceleratorQuery {
     /// Those of `libraries` that stand for their drivers.
     pub drivers: Vec<Vec<u8>>,
     pub programs: Vec<Vec<u8>>,
+    /// The last name of one may hold `*`.
     pub paths: Vec<HostPath>,
     /// `PATH`.
     pub search_path: Vec<u8>,
@@ -58,7 +59,7 @@ pub fn observe(root: &Path, query: &AcceleratorQuery) -> GpuHostFacts {
         machine: NATIVE_MACHINE,
         libraries: host.libraries(query),
         programs: host.programs(query),
-        files: query.paths.iter().filter_map(|path| Some((path.clone(), host.kind(path)?))).collect(),
+        files: query.paths.iter().map(|path| (path.clone(), host.files(path))).collect(),
         ..GpuHostFacts::default()
     };
     if query.nvidia {
@@ -114,13 +115,29 @@ impl Host<'_> {
         names
     }
 
-    fn kind(&self, path: &HostPath) -> Option<PathKind> {
-        fs::metadata(self.at(path)).ok().map(|metadata| super::kind(&metadata))
+    /// Returns what is there of a path whose last name may hold `*`.
+    fn files(&self, path: &HostPath) -> Vec<(HostPath, PathKind)> {
+        let kind = |path: HostPath| {
+            let metadata = fs::metadata(self.at(&path)).ok()?;
+            Some((path, super::kind(&metadata)))
+        };
+        let (Some(directory), Some(name)) = (path.as_path().parent(), path.as_path().file_name()) else {
+            return Vec::new();
+        };
+        if !name.as_bytes().contains(&b'*') {
+            return kind(path.clone()).into_iter().collect();
+        }
+        let names = self.names(directory).into_iter().filter(|found| matches(name.as_bytes(), found));
+        names.filter_map(|name| kind(HostPath::new(directory.join(OsStr::from_bytes(&name))))).collect()
     }
 
     fn node(&self, path: impl Into<PathBuf>) -> Node {
+        self.node_for(path, AccessFlags::R_OK | AccessFlags::W_OK)
+    }
+
+    fn node_for(&self, path: impl Into<PathBuf>, use_of_it: AccessFlags) -> Node {
         let path = HostPath::new(path);
-        let refused = access(&self.at(&path), AccessFlags::R_OK | AccessFlags::W_OK).err().map(|errno| errno as i32);
+        let refused = access(&self.at(&path), use_of_it).err().map(|errno| errno as i32);
         Node { path, refused }
     }
 
@@ -248,7 +265,8 @@ impl Host<'_> {
         };
         let node = |path: PathBuf| {
             let minor = number(&field(&self.text(path.join("access"))?, b"DeviceFileMinor"))?;
-            Some(self.node(format!("/dev/nvidia-caps/nvidia-cap{minor}")))
+            // Who may read a capability has it; the driver gives nobody the right to write.
+            Some(self.node_for(format!("/dev/nvidia-caps/nvidia-cap{minor}"), AccessFlags::R_OK))
         };
         let mut instances = Vec::new();
         for gpu_instance in numbered(&directory, "gi") {
@@ -311,6 +329,23 @@ impl Host<'_> {
         }
         nodes
     }
+}
+
+/// Whether a name is one that a pattern means, where `*` stands for anything; a name with a dot first is none.
+fn matches(pattern: &[u8], name: &[u8]) -> bool {
+    let mut parts = pattern.split(|&byte| byte == b'*');
+    let (others, mut rest) = match name.strip_prefix(parts.next().unwrap_or_default()) {
+        Some(rest) if !name.starts_with(b".") => (parts.collect::<Vec<_>>(), rest),
+        _ => return false,
+    };
+    let Some((last, between)) = others.split_last() else { return rest.is_empty() };
+    for part in between {
+        match (0..=rest.len()).find(|&at| rest[at..].starts_with(part)) {
+            Some(at) => rest = &rest[at + part.len()..],
+            None => return false,
+        }
+    }
+    rest.ends_with(last)
 }
 
 /// The absolute directories of a list like `PATH`.
@@ -527,14 +562,61 @@ mod tests {
         fs::set_permissions(host.0.join("b/nvidia-smi"), fs::Permissions::from_mode(0o755)).expect("a mode");
         let query = AcceleratorQuery {
             programs: vec![b"nvidia-smi".to_vec(), b"rocminfo".to_vec()],
-            paths: vec![HostPath::new("/run/x"), HostPath::new("/run/x/data"), HostPath::new("/run/y")],
+            paths: ["/run/x", "/run/x/data", "/run/y", "/run/x/d*a", "/run/z/*"].map(HostPath::new).into(),
             search_path: b"/a:/b:/c".to_vec(),
             ..AcceleratorQuery::default()
         };
         let facts = host.observe(&query);
         assert_eq!(facts.programs, BTreeMap::from([(b"nvidia-smi".to_vec(), HostPath::new("/b/nvidia-smi"))]));
-        let kinds = [(HostPath::new("/run/x"), PathKind::Directory), (HostPath::new("/run/x/data"), PathKind::File)];
-        assert_eq!(facts.files, BTreeMap::from(kinds));
+        let data = || vec![(HostPath::new("/run/x/data"), PathKind::File)];
+        let kinds = [
+            ("/run/x", vec![(HostPath::new("/run/x"), PathKind::Directory)]),
+            ("/run/x/data", data()),
+            ("/run/y", Vec::new()),
+            ("/run/x/d*a", data()),
+            ("/run/z/*", Vec::new()),
+        ];
+        assert_eq!(facts.files, BTreeMap::from(kinds.map(|(path, found)| (HostPath::new(path), found))));
+    }
+
+    #[test]
+    fn a_pattern_stands_for_names() {
+        for (pattern, name, expected) in [
+            ("*nvidia*.json", "10_nvidia.json", true),
+            ("*nvidia*.json", "nvidia_icd.x86_64.json", true),
+            ("*nvidia*.json", "50_mesa.json", false),
+            ("*nvidia*.json", "nvidia.json.bak", false),
+            ("nvidia_icd*.json", "nvidia_icd.json", true),
+            ("nvidia_icd*.json", "10_nvidia_icd.json", false),
+            ("a*a", "a", false),
+            ("*", "x", true),
+            ("*", ".x", false),
+            ("*.json", ".json", false),
+            ("a", "a", true),
+            ("a", "ab", false),
+        ] {
+            assert_eq!(matches(pattern.as_bytes(), name.as_bytes()), expected, "{pattern} {name}");
+        }
+    }
+
+    #[test]
+    fn a_capability_that_may_only_be_read_is_usable() {
+        use std::os::unix::fs::PermissionsExt;
+        let mig = "proc/driver/nvidia/capabilities/gpu0/mig";
+        let (gi, ci) = (format!("{mig}/gi1/access"), format!("{mig}/gi1/ci0/access"));
+        let host = FabricatedHost::new(&[
+            ("proc/driver/nvidia/gpus/0000:3b:00.0/information", b"GPU UUID: GPU-a\nDevice Minor: 0\n"),
+            (&gi, b"DeviceFileMinor: 3\nDeviceFileMode: 292\n"),
+            (&ci, b"DeviceFileMinor: 4\nDeviceFileMode: 292\n"),
+            ("dev/nvidia0", b""),
+            ("dev/nvidia-caps/nvidia-cap3", b""),
+        ]);
+        fs::set_permissions(host.0.join("dev/nvidia-caps/nvidia-cap3"), fs::Permissions::from_mode(0o444))
+            .expect("a mode");
+        let facts = host.observe(&AcceleratorQuery { nvidia: true, ..AcceleratorQuery::default() });
+        let refused: Vec<Option<i32>> = facts.gpus[0].instances[0].nodes.iter().map(|node| node.refused).collect();
+        assert_eq!(refused, [None, Some(Errno::ENOENT as i32)]);
+        assert!(!facts.gpus[0].instances[0].accessible());
     }
 
     #[test]

@@ -14,7 +14,7 @@ use super::accounts::{self, Inside};
 use super::binds::{Bind, BindError, parse_list};
 use super::request::LaunchRequest;
 use crate::conf::{MountDev, SiteConfig};
-use crate::gpu::{GpuBind, GpuBinds};
+use crate::gpu::{GpuBind, GpuBinds, libraries};
 use crate::host::facts::{HostFacts, Mount, PathFacts, PathKind, WorkingDirectory};
 use crate::report::Hint;
 use crate::tree::lookup::{self, Kind, Lookup, LookupError};
@@ -77,6 +77,8 @@ pub struct Layout {
 pub enum Notice {
     /// Something that containers have by default can't be had here.
     Skipped { target: ContainerPath, problem: PlaceProblem },
+    /// Files of a driver that was asked for have no place here; the first of them.
+    DriverSkipped { count: usize, target: ContainerPath, problem: PlaceProblem },
     /// A bind on a destination that has one already.
     SameDestination { said: String },
 }
@@ -84,7 +86,7 @@ pub enum Notice {
 impl Notice {
     /// Whether it is worth a line by default: what nobody asked for is not.
     pub fn is_warning(&self) -> bool {
-        matches!(self, Self::SameDestination { .. })
+        matches!(self, Self::DriverSkipped { .. } | Self::SameDestination { .. })
     }
 }
 
@@ -92,6 +94,12 @@ impl fmt::Display for Notice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Skipped { target, problem } => write!(f, "not mounted on {target}: {problem}"),
+            Self::DriverSkipped { count: 1, target, problem } => {
+                write!(f, "a file of the host's driver is not mounted on {target}: {problem}")
+            }
+            Self::DriverSkipped { count, target, problem } => {
+                write!(f, "{count} files of the host's driver are not mounted, the first on {target}: {problem}")
+            }
             Self::SameDestination { said } => {
                 write!(f, "`{said}` is ignored: an earlier bind has the same destination")
             }
@@ -339,7 +347,9 @@ impl Builder<'_> {
             Err(problem) => return Ok(Err(problem)),
         };
         if self.below_a_mount(&resolved.path) {
-            return Ok(Ok(Place { path: resolved.path, create: true }));
+            // A link of the image leads there; what it says must make nothing in a directory of the host's.
+            let create = !self.shows_the_host(&resolved.path);
+            return Ok(Ok(Place { path: resolved.path, create }));
         }
         let wrong_kind = PlaceProblem::Kinds { source_is_directory: is_directory };
         if let Some(placed) = self.placed.iter().rev().find(|placed| placed.target == resolved.path) {
@@ -394,6 +404,12 @@ impl Builder<'_> {
             .any(|placed| placed.is_directory && *path != placed.target && path.starts_with(&placed.target))
     }
 
+    /// Whether `path` lies in a directory of the host's.
+    fn shows_the_host(&self, path: &ContainerPath) -> bool {
+        let around = self.placed.iter().filter(|placed| placed.is_directory && path.starts_with(&placed.target));
+        around.max_by_key(|placed| placed.target.components().count()).is_some_and(|placed| placed.source.is_some())
+    }
+
     fn put(&mut self, target: ContainerPath, source: Option<HostPath>, is_directory: bool, step: Step) {
         self.placed.push(Placed { target, source, is_directory });
         self.steps.push(step);
@@ -442,6 +458,7 @@ impl Builder<'_> {
                 source,
                 target: place.path,
                 need: Need::Required,
+                create: place.create,
             });
         }
         let size_bytes = session_bytes(self.facts.site);
@@ -490,7 +507,7 @@ impl Builder<'_> {
 
     fn device(&mut self, name: &str, source: HostPath) -> Result<(), LayoutError> {
         if let Ok(target) = ContainerPath::fixed("/dev").join(name.as_bytes()) {
-            self.steps.push(Step::Device { source, target, need: Need::Optional });
+            self.steps.push(Step::Device { source, target, need: Need::Optional, create: true });
         }
         Ok(())
     }
@@ -777,17 +794,23 @@ impl Builder<'_> {
         let whole_dev = self.placed.iter().any(|placed| placed.target.as_bytes() == b"/dev" && placed.source.is_some());
         if !whole_dev {
             for (path, mode) in &facts.accelerators.modes {
-                if self.below_a_mount(path) {
+                if self.below_a_mount(path) && !self.shows_the_host(path) {
                     let node = Node { path: path.clone(), mode: *mode, content: NodeContent::Directory };
                     self.steps.push(Step::Make { node, need: Need::Optional });
                 }
             }
         }
+        self.room_for_libraries()?;
+        let mut skipped = Vec::new();
         for bind in &facts.accelerators.binds {
             let as_on_the_host = bind.source.as_bytes() == bind.target.as_bytes();
             if !(whole_dev && as_on_the_host && bind.target.starts_with(&ContainerPath::fixed("/dev"))) {
-                self.accelerator_bind(bind)?;
+                skipped.extend(self.accelerator_bind(bind)?.map(|problem| (bind.target.clone(), problem)));
             }
+        }
+        let count = skipped.len();
+        if let Some((target, problem)) = skipped.into_iter().next() {
+            self.notices.push(Notice::DriverSkipped { count, target, problem });
         }
         for hidden in facts.accelerators.hidden.iter().filter(|_| whole_dev) {
             // An empty file that nobody may open: drivers pass over devices that they can't open.
@@ -803,13 +826,31 @@ impl Builder<'_> {
         Ok(())
     }
 
-    fn accelerator_bind(&mut self, bind: &GpuBind) -> Result<(), LayoutError> {
+    /// A root that gets no mount points has an empty directory for the libraries, where a mount of its own has room.
+    fn room_for_libraries(&mut self) -> Result<(), LayoutError> {
+        let directory = ContainerPath::fixed(libraries::DIRECTORY);
+        let wanted = self.facts.accelerators.binds.iter().any(|bind| bind.target.parent() == directory);
+        if !wanted || !matches!(self.facts.root, Root::Writable(_)) {
+            return Ok(());
+        }
+        let Ok(resolved) = self.resolve(&directory)? else { return Ok(()) };
+        let entries = self.facts.tree.read_dir(&resolved.path).map_err(LayoutError::Lookup)?;
+        let empty = entries.is_some_and(|entries| entries.is_empty());
+        if empty && !self.below_a_mount(&resolved.path) {
+            let (target, size_bytes) = (resolved.path.clone(), session_bytes(self.facts.site));
+            self.put(resolved.path, None, true, Step::Tmpfs { target, mode: 0o755, size_bytes, create: false });
+        }
+        Ok(())
+    }
+
+    /// Plans a mount; returns why a file that the container can do without has no place.
+    fn accelerator_bind(&mut self, bind: &GpuBind) -> Result<Option<PlaceProblem>, LayoutError> {
         let said = || format!("{} ({})", bind.source, bind.reason);
         let is_directory = match self.facts.host.paths.get(&bind.source).map(|facts| facts.kind) {
             Some(PathKind::Absent { errno }) if bind.required => {
                 return Err(LayoutError::Source { said: said(), path: bind.source.clone(), errno });
             }
-            None | Some(PathKind::Absent { .. }) => return Ok(()),
+            None | Some(PathKind::Absent { .. }) => return Ok(None),
             Some(kind) => kind == PathKind::Directory,
         };
         let place = match self.place(&bind.target, is_directory)? {
@@ -817,27 +858,29 @@ impl Builder<'_> {
             Err(problem) if bind.required => {
                 return Err(LayoutError::Destination { said: said(), target: bind.target.clone(), problem });
             }
-            Err(problem) => {
-                self.notices.push(Notice::Skipped { target: bind.target.clone(), problem });
-                return Ok(());
-            }
+            Err(problem) => return Ok(Some(problem)),
         };
         let (source, target) = (bind.source.clone(), place.path.clone());
         let need = if bind.required { Need::Required } else { Need::Optional };
+        // Nobody said this path on the command line, so nothing is made on the host for it.
+        let create = place.create && !self.shows_the_host(&place.path);
         let step = if bind.device() {
-            Step::Device { source, target, need }
+            Step::Device { source, target, need, create }
         } else {
             let access = if bind.read_only() { Access::ReadOnly } else { Access::ReadWrite };
-            Step::Bind { source, target, access, need, create: place.create }
+            Step::Bind { source, target, access, need, create }
         };
         self.put(place.path, Some(bind.source.clone()), is_directory, step);
-        Ok(())
+        Ok(None)
     }
 
     /// Plans a symbolic link where there is nothing.
     fn accelerator_link(&mut self, path: &ContainerPath, target: &[u8]) -> Result<(), LayoutError> {
         let content = NodeContent::Symlink(target.to_vec());
         if self.below_a_mount(path) {
+            if self.shows_the_host(path) {
+                return Ok(());
+            }
             let node = Node { path: path.clone(), mode: 0o777, content };
             self.steps.push(Step::Make { node, need: Need::Optional });
             return Ok(());
@@ -922,9 +965,12 @@ impl Builder<'_> {
                 target: place.path.clone(),
                 create: place.create,
             },
-            _ if bind.source.as_path().starts_with("/dev") && !bind.read_only => {
-                Step::Device { source: bind.source.clone(), target: place.path.clone(), need: Need::Required }
-            }
+            _ if bind.source.as_path().starts_with("/dev") && !bind.read_only => Step::Device {
+                source: bind.source.clone(),
+                target: place.path.clone(),
+                need: Need::Required,
+                create: place.create,
+            },
             _ => Step::Bind {
                 source: bind.source.clone(),
                 target: place.path.clone(),

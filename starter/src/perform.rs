@@ -670,8 +670,8 @@ impl Container<'_> {
             (Step::Bind { target, need, create, .. }, Source::Mount(source)) => {
                 self.attach(&source, target, *create).or_else(|problem| excuse(*need, problem)).map_err(failed)?;
             }
-            (Step::Device { target, need, .. }, Source::Mount(source)) => {
-                self.attach(&source, target, true).or_else(|problem| excuse(*need, problem)).map_err(failed)?;
+            (Step::Device { target, need, create, .. }, Source::Mount(source)) => {
+                self.attach(&source, target, *create).or_else(|problem| excuse(*need, problem)).map_err(failed)?;
             }
             (Step::Image { target, create, .. }, Source::Mount(part)) => {
                 self.attach(&part, target, *create).map_err(failed)?;

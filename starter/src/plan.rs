@@ -123,6 +123,7 @@ pub enum Step {
         source: HostPath,
         target: ContainerPath,
         need: Need,
+        create: bool,
     },
     /// A directory `subdirectory` of the file system of image server connection `connection`.
     Image {
@@ -432,9 +433,10 @@ fn step_text(step: &Step, text: &mut Text) {
             create_word(&mut options, *create);
             text.line("bind", &[source.as_bytes().to_vec(), path(target), options.join(",").into_bytes()]);
         }
-        Step::Device { source, target, need } => {
+        Step::Device { source, target, need, create } => {
             let mut options = vec!["rw".to_owned()];
             need_word(&mut options, *need);
+            create_word(&mut options, *create);
             text.line("dev", &[source.as_bytes().to_vec(), path(target), options.join(",").into_bytes()]);
         }
         Step::Image { connection, subdirectory, target, create } => {
@@ -775,7 +777,13 @@ fn parse_step(verb: &[u8], words: &[&[u8]]) -> Result<Step, &'static str> {
             }
         }
         (b"dev", [source, target, options]) => {
-            Step::Device { source: host(source)?, target: container(target)?, need: Options::parse(options)?.need() }
+            let options = Options::parse(options)?;
+            Step::Device {
+                source: host(source)?,
+                target: container(target)?,
+                need: options.need(),
+                create: options.create,
+            }
         }
         (b"image", [connection, subdirectory, target, options]) => Step::Image {
             connection: small(connection)?,
@@ -860,7 +868,13 @@ mod tests {
                     need: Need::Optional,
                     create: true,
                 },
-                Step::Device { source: HostPath::new("/dev"), target: at("/dev"), need: Need::Required },
+                Step::Device { source: HostPath::new("/dev"), target: at("/dev"), need: Need::Required, create: false },
+                Step::Device {
+                    source: HostPath::new("/dev/null"),
+                    target: at("/dev/null"),
+                    need: Need::Optional,
+                    create: true,
+                },
                 Step::Image { connection: 1, subdirectory: at("/"), target: at("/data"), create: false },
                 Step::Tmpfs { target: at("/tmp"), mode: 0o1777, size_bytes: None, create: false },
                 Step::File { target: at("/etc/group"), mode: 0o644, content: b"a:x:1:\n".to_vec() },

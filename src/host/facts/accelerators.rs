@@ -23,8 +23,8 @@ pub struct GpuHostFacts {
     pub libraries: Vec<HostLibrary>,
     /// Where on `PATH` the programs are that were asked for.
     pub programs: BTreeMap<Vec<u8>, HostPath>,
-    /// Those of the absolute paths asked for that are there.
-    pub files: BTreeMap<HostPath, PathKind>,
+    /// What is there of each absolute path asked for: one, or several where its last name holds `*`.
+    pub files: BTreeMap<HostPath, Vec<(HostPath, PathKind)>>,
     /// In the order that their vendor's tools count them: by PCI address for NVIDIA, by topology node for AMD.
     pub gpus: Vec<Gpu>,
     /// Device nodes that belong to the driver as a whole, such as `/dev/nvidiactl` and `/dev/kfd`.
@@ -71,10 +71,17 @@ pub struct MigInstance {
     pub nodes: Vec<Node>,
 }
 
+impl MigInstance {
+    /// Whether the caller may use it.
+    pub fn accessible(&self) -> bool {
+        self.nodes.iter().all(|node| node.refused.is_none())
+    }
+}
+
 /// A device node.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Node {
     pub path: HostPath,
-    /// The error of the system with which the caller is refused reading and writing.
+    /// The error of the system with which the caller is refused what programs do with it.
     pub refused: Option<i32>,
 }
