@@ -324,7 +324,7 @@ fn what_can_not_be_built_is_one_clear_error() {
     check_failure(&["no/image.sif", "root"], directory, "no:");
     check_failure(&["image.sif", "new.def"], directory, "new.def:2:2: no section is called `%pots`");
     check_failure(&["image.sif", "docker://debian"], directory, "docker");
-    check_failure(&["-F", "root", "root"], directory, "another kind");
+    check_failure(&["-F", "root", "root"], directory, "is the directory that the image is made of");
     check_failure(&["--mksquashfs-args", "-comp lzo", "image.sif", "root"], directory, "lzo");
     check_failure(&[&"n".repeat(300), "root"], directory, "name too long");
 }

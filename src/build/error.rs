@@ -93,8 +93,8 @@ pub enum BuildError {
     Exists {
         path: HostPath,
     },
-    /// A directory where a file is to be, or the other way round.
-    OtherKind {
+    /// The directory that is packed is the target.
+    IsSource {
         path: HostPath,
     },
     /// The target has no file name: `/` or `..`.
@@ -168,9 +168,7 @@ impl fmt::Display for BuildError {
             },
             Self::NoExec { path } => write!(f, "cannot run programs in {path}: its file system is mounted noexec"),
             Self::Exists { path } => write!(f, "build target {path} already exists"),
-            Self::OtherKind { path } => {
-                write!(f, "build target {path} exists and is of another kind than what is built")
-            }
+            Self::IsSource { path } => write!(f, "build target {path} is the directory that the image is made of"),
             Self::NoName { path } => write!(f, "build target {path} names no file that can be made"),
             Self::Target { doing, path, source } => write!(f, "cannot {doing} {path}: {}", cause(source)),
             Self::NoRoom { path, needed_bytes, left_bytes } => {
@@ -228,7 +226,7 @@ impl Hint for BuildError {
             Self::HeaderLacks { .. } => "Name the image or directory to begin with.",
             Self::Exists { .. } => "Use --force to replace it.",
             Self::NoRoom { .. } => "Free some space or quota, or write the image to another file system.",
-            Self::OtherKind { .. } => "Remove it first, or choose another name.",
+            Self::IsSource { .. } => "Choose another name: the image would take the place of its source.",
             Self::Target { source, .. } => match source.kind() {
                 io::ErrorKind::NotFound => "Make the directory first.",
                 io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {

@@ -39,6 +39,7 @@ pub mod unpack;
 pub use error::BuildError;
 
 use crate::def::{self, BuildArgs, Definition, Header};
+use crate::image::facts::ImageFacts;
 use crate::image::{self, ImageError, extract, metadata};
 use crate::remote::access::Access;
 use crate::sif::{self, Creation, CreationOptions, DataType, ImageId, NewObject, Partition};
@@ -140,6 +141,10 @@ enum Specification {
 fn specification(request: &Request) -> Result<Specification, BuildError> {
     let name = request.source.as_os_str();
     let path = Path::new(name);
+    let place = |path: &Path| path.metadata().ok().filter(|m| m.is_dir()).map(|m| (m.dev(), m.ino()));
+    if place(path).is_some_and(|source| place(request.target.as_path()) == Some(source)) {
+        return Err(BuildError::IsSource { path: request.target.clone() });
+    }
     let of_header = |header| Specification::Definition { definition: Definition::of_header(header), mtime: 0 };
     if path.symlink_metadata().is_err()
         && let Some(header) = Source::header_of_uri(&name.to_string_lossy())
@@ -147,8 +152,9 @@ fn specification(request: &Request) -> Result<Specification, BuildError> {
         return Ok(of_header(header));
     }
     match image::open(name) {
-        // An image that says what it is becomes the base of one that says where it comes from.
-        Ok(image) => match name.to_str().filter(|_| image.facts.has_singularity_d && !request.is_data) {
+        // An image becomes the base of one that says where it comes from. So does a root file system that has a shell for
+        // the scripts of images; any other tree is packed as it is.
+        Ok(image) => match name.to_str().filter(|_| is_base(&image.facts) && !request.is_data) {
             Some(from) => Ok(of_header(Header::of_agent("localimage", from))),
             None => Ok(Specification::Image(LocalImage { path: name.to_owned() })),
         },
@@ -165,6 +171,10 @@ fn specification(request: &Request) -> Result<Specification, BuildError> {
         }
         Err(error) => Err(error.into()),
     }
+}
+
+fn is_base(facts: &ImageFacts) -> bool {
+    facts.has_singularity_d || facts.has_shell
 }
 
 /// Packs an image or a directory as it is, or unpacks an image.

@@ -117,18 +117,10 @@ impl Target {
         let new = self.work.path.join(NEW);
         let failed = |errno: Errno| match errno {
             Errno::EEXIST => BuildError::Exists { path: HostPath::new(&*self.path) },
-            Errno::EISDIR | Errno::ENOTDIR | Errno::ENOTEMPTY => {
-                BuildError::OtherKind { path: HostPath::new(&*self.path) }
-            }
             errno => self.error("rename the image to", errno.into()),
         };
-        let made_directory = new.is_dir();
-        if self.replace && made_directory && self.path.is_dir() {
-            // A directory that is not empty can't be replaced in one step.
-            renameat(AT_FDCWD, &self.path, AT_FDCWD, &self.work.path.join(OLD)).map_err(failed)?;
-        }
         if self.replace {
-            return renameat(AT_FDCWD, &new, AT_FDCWD, &self.path).map_err(failed);
+            return self.replace_with(&new).map_err(failed);
         }
         match starter::sys::rename_if_new(&new, &self.path) {
             // File systems that lack it: what was not there at the beginning is taken not to be there now.
@@ -136,6 +128,21 @@ impl Target {
             answer => answer,
         }
         .map_err(failed)
+    }
+
+    /// Puts `new` in the place of what is there. A file takes a file's place in one step; a directory that is not empty,
+    /// and what is of another kind, change places, and the old one goes with the directory of the build.
+    fn replace_with(&self, new: &Path) -> nix::Result<()> {
+        match renameat(AT_FDCWD, new, AT_FDCWD, &self.path) {
+            Err(Errno::EISDIR | Errno::ENOTDIR | Errno::ENOTEMPTY | Errno::EEXIST) => {}
+            answer => return answer,
+        }
+        match starter::sys::rename_exchange(new, &self.path) {
+            Err(Errno::EINVAL | Errno::ENOSYS) => {}
+            answer => return answer,
+        }
+        renameat(AT_FDCWD, &self.path, AT_FDCWD, &self.work.path.join(OLD))?;
+        renameat(AT_FDCWD, new, AT_FDCWD, &self.path)
     }
 
     fn error(&self, doing: &'static str, source: io::Error) -> BuildError {
@@ -304,13 +311,19 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_is_not_replaced_by_a_file() {
+    fn a_file_replaces_a_directory_and_a_directory_a_file() {
         let scratch = Scratch::new("kind");
         let path = scratch.0.join("box");
         std::fs::create_dir(&path).unwrap();
+        std::fs::write(path.join("old"), "").unwrap();
         let target = Target::begin(&path, true).unwrap();
         target.make_file().unwrap();
-        assert!(matches!(target.finish(), Err(BuildError::OtherKind { .. })));
+        target.finish().unwrap();
+        assert!(path.is_file());
+        let target = Target::begin(&path, true).unwrap();
+        target.make_directory().unwrap();
+        target.finish().unwrap();
+        assert!(path.is_dir());
         assert_eq!(scratch.names(), ["box"]);
     }
 

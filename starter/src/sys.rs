@@ -165,17 +165,23 @@ pub fn exit_immediately(code: i32) -> ! {
 // ---- names that must not be there yet ----
 
 /// Renames `from` to `to` unless `to` exists (`EEXIST`); `EINVAL` where the file system can't promise that.
-///
-/// Written out because nix offers it for one C library only.
 pub fn rename_if_new(from: &std::path::Path, to: &std::path::Path) -> nix::Result<()> {
+    rename_with(from, to, libc::RENAME_NOREPLACE)
+}
+
+/// Lets two names change places in one step, whatever they name; `EINVAL` where the file system can't.
+pub fn rename_exchange(one: &std::path::Path, other: &std::path::Path) -> nix::Result<()> {
+    rename_with(one, other, libc::RENAME_EXCHANGE)
+}
+
+/// Written out because nix offers it for one C library only.
+fn rename_with(from: &std::path::Path, to: &std::path::Path, flags: libc::c_uint) -> nix::Result<()> {
     use nix::NixPath;
     let here = libc::AT_FDCWD;
     let result = from.with_nix_path(|from| {
         to.with_nix_path(|to| {
             // SAFETY: both names are NUL-terminated and outlive the call, which only reads them.
-            unsafe {
-                libc::syscall(libc::SYS_renameat2, here, from.as_ptr(), here, to.as_ptr(), libc::RENAME_NOREPLACE)
-            }
+            unsafe { libc::syscall(libc::SYS_renameat2, here, from.as_ptr(), here, to.as_ptr(), flags) }
         })
     })??;
     nix::errno::Errno::result(result).map(drop)
