@@ -139,7 +139,7 @@ fn owners_and_devices_that_sections_make_are_those_of_the_image() {
     let dump = tree.dump().expect("contents");
     let line =
         |name: &str| dump.lines().find(|line| line.starts_with(&format!("{name} "))).unwrap_or_default().to_owned();
-    assert!(line("/owned").starts_with("/owned file 0644 3:4"), "{}", line("/owned"));
+    assert!(line("/owned").starts_with("/owned file 0664 3:4"), "{}", line("/owned"));
     assert!(line("/null").starts_with("/null char"), "{}", line("/null"));
     assert!(line("/closed").starts_with("/closed directory 0000 0:0"), "{}", line("/closed"));
     assert!(!line("/closed/in").is_empty());

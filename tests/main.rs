@@ -28,4 +28,5 @@ mod run;
 mod serve;
 mod sif;
 mod slurm;
+mod subordinate_ids;
 mod terminal;

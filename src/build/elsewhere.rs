@@ -6,6 +6,8 @@
 //! http:, https:                                  a SIF file; the key is its address, size and time
 //! ```
 
+use super::builder::RootOptions;
+use super::sections::RunOptions;
 use super::source::docker::{self, OrasImage, SifBlob};
 use super::source::{DockerArchive, Layered, OciLayout, platform};
 use super::{BuildError, DefinitionOptions, Form, Note, Request};
@@ -18,7 +20,6 @@ use crate::remote::download;
 use crate::remote::http::{Address, Body, Http, Method, Request as HttpRequest};
 use crate::sif::Arch;
 use crate::squashfs::write::{PackOptions, Progress, Stage};
-use crate::tree::Owners;
 use starter::paths::HostPath;
 use std::ffi::OsString;
 use std::io::Read;
@@ -32,7 +33,7 @@ const CONVERSION: &str = "sifu-1";
 pub struct Conversion {
     pub access: Access,
     pub architecture: Option<Arch>,
-    pub owners: Owners,
+    pub root: RootOptions,
     pub pack: PackOptions,
     /// The time that the image states; without it, that of its newest file.
     pub time: Option<i64>,
@@ -198,10 +199,12 @@ fn make(found: &Found, how: &Conversion, path: &Path, say: &mut dyn FnMut(Note))
                 source: OsString::from(uri),
                 form: Form::Sif,
                 replace: true,
-                owners: how.owners,
                 pack: how.pack.clone(),
                 time: how.time,
-                definition: DefinitionOptions::default(),
+                definition: DefinitionOptions {
+                    run: RunOptions { root: how.root, ..RunOptions::default() },
+                    ..DefinitionOptions::default()
+                },
                 architecture: how.architecture,
                 is_data: false,
                 access,

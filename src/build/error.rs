@@ -18,6 +18,7 @@ use crate::sif;
 use crate::squashfs::{AsTreeError, write};
 use crate::tree::{LookupError, WalkError};
 use starter::paths::HostPath;
+use starter::perform::PerformError;
 use std::fmt;
 use std::io;
 use std::os::unix::process::ExitStatusExt;
@@ -52,6 +53,8 @@ pub enum BuildError {
     Debootstrap(Box<DebootstrapError>),
     /// A root that a program of this machine makes.
     Tool(Box<ToolError>),
+    /// Ids could not be mapped.
+    Namespace(Box<PerformError>),
     Lookup(LookupError),
     Edit(EditError),
     Unpack(UnpackError),
@@ -150,6 +153,7 @@ impl fmt::Display for BuildError {
             Self::Elsewhere { what, why } => write!(f, "cannot fetch {what}: {why}"),
             Self::Debootstrap(error) => error.fmt(f),
             Self::Tool(error) => error.fmt(f),
+            Self::Namespace(error) => write!(f, "cannot map the range of subordinate ids: {error}"),
             Self::Lookup(error) => error.fmt(f),
             Self::Edit(error) => error.fmt(f),
             Self::Unpack(error) => error.fmt(f),
@@ -237,6 +241,7 @@ impl Hint for BuildError {
                 }
                 _ => return Vec::new(),
             },
+            Self::Namespace(_) => "Do without the range: --ignore-subuid.",
             Self::Lookup(_)
             | Self::Edit(_)
             | Self::Unpack(_)

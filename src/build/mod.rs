@@ -17,6 +17,7 @@
 //! same bytes.
 
 mod architecture;
+pub mod builder;
 mod copy;
 pub mod edit;
 pub mod elsewhere;
@@ -44,7 +45,8 @@ use crate::image::{self, ImageError, extract, metadata};
 use crate::remote::access::Access;
 use crate::sif::{self, Creation, CreationOptions, DataType, ImageId, NewObject, Partition};
 use crate::squashfs::write;
-use crate::tree::{Kind, Lookup, Owners, Tree};
+use crate::tree::{Kind, Lookup, Tree};
+use builder::Builder;
 use room::Verdict;
 use sections::RunOptions;
 use sha2::{Digest, Sha256};
@@ -69,7 +71,6 @@ pub struct Request {
     pub form: Form,
     /// Whether what is at `target` may be replaced.
     pub replace: bool,
-    pub owners: Owners,
     pub pack: write::PackOptions,
     /// The time that the image states, in seconds since 1970, and that no file in it exceeds; without it, that of the
     /// newest file.
@@ -185,9 +186,10 @@ fn repack(image: &LocalImage, request: &Request, say: &mut dyn FnMut(Note)) -> R
         unpack_image(image, &target, say)?;
         return target.finish();
     }
-    let mut no_directory = || Err(BuildError::NotYet { what: "a directory by this agent" });
+    let mut builder = Builder::new(request.definition.run.root);
+    let mut no_directory = |_: &mut Builder| Err(BuildError::NotYet { what: "a directory by this agent" });
     let mut fetching = Fetching {
-        owners: request.owners,
+        builder: &mut builder,
         directory: &mut no_directory,
         access: &request.access,
         architecture: request.architecture,
@@ -252,7 +254,7 @@ fn build_definition(
     let mut stages = Stages {
         work,
         last,
-        owners: request.owners,
+        builder: Builder::new(options.run.root),
         replaces: options.replaces,
         fixes_permissions: options.fixes_permissions,
         architecture: request.architecture,

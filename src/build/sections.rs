@@ -5,13 +5,13 @@
 //! So a build has no ways of its own to start a container, and what works there works here.
 
 use super::BuildError;
+use super::builder::{RootOptions, Who};
 use super::edit::Edit;
 use super::rootfs::Rootfs;
 use super::seal::{POST_ENVIRONMENT, POST_LABELS, app_directory};
 use crate::def::Script;
 use crate::env_names::PREFIXES;
 use nix::sys::stat::{Mode, umask};
-use nix::unistd::geteuid;
 use starter::paths::{ContainerPath, HostPath};
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -21,6 +21,7 @@ use std::process::{Command, ExitStatus};
 /// How containers of a build are started.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RunOptions {
+    pub root: RootOptions,
     /// Values of `--bind` and `--mount`.
     pub binds: Vec<OsString>,
     pub mounts: Vec<OsString>,
@@ -131,14 +132,20 @@ pub fn run_test(script: &Script, rootfs: &Rootfs, options: &RunOptions) -> Resul
 }
 
 /// Runs a command of a bootstrap agent as root of `rootfs`, which is not sealed yet.
-pub fn run_install(command: &[OsString], rootfs: &Rootfs) -> Result<ExitStatus, BuildError> {
-    run_in("bootstrap", rootfs.path(), Access::Writable, command, &RunOptions::default())
+pub fn run_install(command: &[OsString], rootfs: &Rootfs, root: RootOptions) -> Result<ExitStatus, BuildError> {
+    let options = RunOptions { root, ..RunOptions::default() };
+    run_in("bootstrap", rootfs.path(), Access::Writable, command, &options)
 }
 
 /// Runs a command as root of this machine's own files, which it sees as they are, and of those in `rootfs` and `work`,
 /// which it may change; what it makes of the former is remembered with them.
-pub fn run_beside(command: &[OsString], rootfs: &Rootfs, work: &Path) -> Result<ExitStatus, BuildError> {
-    let mut options = RunOptions { records: Some(rootfs.path().to_owned()), ..RunOptions::default() };
+pub fn run_beside(
+    command: &[OsString],
+    rootfs: &Rootfs,
+    work: &Path,
+    root: RootOptions,
+) -> Result<ExitStatus, BuildError> {
+    let mut options = RunOptions { root, records: Some(rootfs.path().to_owned()), ..RunOptions::default() };
     options.mounts = [work, rootfs.path()].map(bind_in_place).into();
     run_in("bootstrap", Path::new("/"), Access::ReadOnly, command, &options)
 }
@@ -167,7 +174,7 @@ fn run_in(
 ) -> Result<ExitStatus, BuildError> {
     let failed = |source| BuildError::Start { section, source };
     let mut child = Command::new(std::env::current_exe().map_err(failed)?);
-    child.args(arguments(access, geteuid().is_root(), options)).arg(rootfs).args(command);
+    child.args(arguments(access, Who::this_process(), options)).arg(rootfs).args(command);
     // What the caller's variables ask of a container is not meant for those of a build.
     for (name, _) in std::env::vars_os() {
         let bytes = name.clone().into_vec();
@@ -191,18 +198,25 @@ fn status_of(mut child: Command) -> std::io::Result<ExitStatus> {
     started?.wait()
 }
 
-/// The words before the image. Root is root; for others root is emulated, even where a range of ids could be mapped: so files
-/// belong to the caller, who can pack and remove them, and their owners are remembered.
-fn arguments(access: Access, is_root: bool, options: &RunOptions) -> Vec<OsString> {
+/// The words before the image. Root is root, also that of the range that a build is in. Others are emulated, even where a
+/// range could be mapped: the build was decided to do without.
+fn arguments(access: Access, who: Who, options: &RunOptions) -> Vec<OsString> {
     let mut words: Vec<OsString> = ["section", "--pid", "--cleanenv", "--no-home", "--cwd", "/"].map(Into::into).into();
     let mut say = |word: &str| words.push(word.into());
     say("--no-mount");
     say("home,cwd,bind-paths");
-    if !is_root {
-        say("--fakeroot");
-        say("--ignore-subuid");
+    match who {
+        Who::Root => {}
+        Who::RootOfNamespace => say("--emulate-devices"),
+        Who::User => {
+            say("--fakeroot");
+            say("--ignore-subuid");
+            if options.root.no_emulation {
+                say("--ignore-fakeroot-command");
+            }
+        }
     }
-    if let Some(directory) = options.records.as_ref().filter(|_| !is_root) {
+    if let Some(directory) = options.records.as_ref().filter(|_| who != Who::Root) {
         say("--emulate-root-in");
         words.push(directory.into());
     }
@@ -294,7 +308,7 @@ mod tests {
         let secrets = vec![Secret::parse(b"id=token,src=/x").expect("a secret")];
         let options = RunOptions { secrets, nv: true, binds: vec!["/a:/b".into()], ..RunOptions::default() };
         let words = |access| -> Vec<String> {
-            arguments(access, false, &options).iter().map(|word| word.to_string_lossy().into_owned()).collect()
+            arguments(access, Who::User, &options).iter().map(|word| word.to_string_lossy().into_owned()).collect()
         };
         let has = |words: &[String], word: &str| words.iter().any(|known| known == word);
         let post = words(Access::Writable);
@@ -303,8 +317,23 @@ mod tests {
         let test = words(Access::ReadOnly);
         assert!(!has(&test, "--writable") && !test.iter().any(|word| word.contains("secrets")));
         assert!(has(&words(Access::Discarded), "--writable-tmpfs"));
-        let as_root = arguments(Access::Writable, true, &options);
-        assert!(has(&post, "--fakeroot") && !as_root.iter().any(|word| word == "--fakeroot"));
+    }
+
+    #[test]
+    fn root_is_emulated_as_far_as_the_builder_is_not_root() {
+        let words = |who, root| -> Vec<String> {
+            let options = RunOptions { root, records: Some("/r".into()), ..RunOptions::default() };
+            let words = arguments(Access::Writable, who, &options);
+            let of_root = |word: &String| ["fakeroot", "subuid", "emulate"].iter().any(|part| word.contains(part));
+            words.iter().map(|word| word.to_string_lossy().into_owned()).filter(of_root).collect()
+        };
+        let plain = RootOptions::default();
+        assert_eq!(words(Who::Root, plain), [""; 0]);
+        assert_eq!(words(Who::RootOfNamespace, plain), ["--emulate-devices", "--emulate-root-in"]);
+        assert_eq!(words(Who::User, plain), ["--fakeroot", "--ignore-subuid", "--emulate-root-in"]);
+        let alone = RootOptions { no_emulation: true, ..plain };
+        let expected = ["--fakeroot", "--ignore-subuid", "--ignore-fakeroot-command", "--emulate-root-in"];
+        assert_eq!(words(Who::User, alone), expected);
     }
 
     #[test]

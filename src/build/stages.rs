@@ -1,5 +1,6 @@
 //! Does what a [`BuildPlan`](super::plan::BuildPlan) says: stage after stage, action after action.
 
+use super::builder::{Builder, remembers_owners};
 use super::copy::{self, Origin};
 use super::edit::Edit;
 use super::plan::{Action, Seal, StagePlan};
@@ -13,7 +14,7 @@ use crate::def::Script;
 use crate::remembered;
 use crate::remote::access::Access;
 use crate::sif::Arch;
-use crate::tree::{self, Body, Lookup, Owners, Tree};
+use crate::tree::{self, Body, Lookup, Tree};
 use nix::sys::statvfs::{FsFlags, statvfs};
 use starter::paths::{ContainerPath, HostPath};
 use std::collections::BTreeMap;
@@ -28,7 +29,7 @@ pub(super) struct Stages<'a> {
     pub work: &'a Work,
     /// Where that of the last stage is made, if not there.
     pub last: Option<PathBuf>,
-    pub owners: Owners,
+    pub builder: Builder,
     /// `--force`: what the base image says of itself is replaced.
     pub replaces: bool,
     /// `--fix-perms`: the owner may read and write everything, and enter every directory.
@@ -74,19 +75,28 @@ impl Stages<'_> {
             _ => self.work.path().join(format!("rootfs-{index}")),
         };
         for script in &plan.pre {
+            self.become_root(&path)?;
             self.doing("Running %pre...");
             sections::run_on_host("pre", script, &path, self.work.path())?;
         }
         let Some(source) = source else {
-            // An update: what is there is built upon.
+            // An update: what is there is built upon, by who remembers its owners.
+            if remembers_owners(&HostPath::new(&*path)) {
+                self.builder.stay();
+            }
+            self.become_root(&path)?;
             let rootfs = Rootfs::open(&HostPath::new(&*path))?;
             self.actions(plan, &rootfs, &BTreeMap::new())?;
             return Ok(Built { contents: Contents::Directory, objects: Vec::new() });
         };
         let mut root = {
-            let mut directory = || make_directory(&path).map(|()| HostPath::new(&*path));
+            let work = self.work.path();
+            let mut directory = |builder: &mut Builder| {
+                builder.become_root(&places(work, &path))?;
+                make_directory(&path).map(|()| HostPath::new(&*path))
+            };
             source.fetch(&mut Fetching {
-                owners: self.owners,
+                builder: &mut self.builder,
                 directory: &mut directory,
                 access: self.access,
                 architecture: self.architecture,
@@ -107,7 +117,6 @@ impl Stages<'_> {
                     edit(plan, &mut tree, &circumstances, self.say)?;
                     return Ok(Built { contents: Contents::Tree(tree), objects });
                 }
-                make_directory(&path)?;
                 self.unpack(&tree, &path)?;
             }
             Files::Layers(layered) => {
@@ -131,7 +140,6 @@ impl Stages<'_> {
                     edit(plan, &mut tree, &circumstances, self.say)?;
                     return Ok(Built { contents: Contents::Tree(tree), objects });
                 }
-                make_directory(&path)?;
                 self.unpack(&tree, &path)?;
             }
             Files::Directory { newest_mtime } => self.newest_input = self.newest_input.max(newest_mtime),
@@ -154,7 +162,7 @@ impl Stages<'_> {
         times::clamp(path.as_path(), self.time())?;
         let modes = unpack::make_readable(&path)?;
         let remembered = Arc::new(remembered::read(&remembered::of_sandbox(path.as_path()))?);
-        let walked = tree::from_directory(&path, &tree::Options { owners: self.owners, remembered })?;
+        let walked = tree::from_directory(&path, &tree::Options { owners: self.builder.owners(), remembered })?;
         for (name, _) in &walked.skipped_xattrs {
             (self.say)(Note::Warning(&format!("SquashFS has no extended attributes `{name}`: left out")));
         }
@@ -163,8 +171,15 @@ impl Stages<'_> {
         Ok(tree)
     }
 
+    /// Becomes root of the caller's range before something is made at `path`.
+    fn become_root(&mut self, path: &Path) -> Result<(), BuildError> {
+        self.builder.become_root(&places(self.work.path(), path))
+    }
+
     fn unpack(&mut self, tree: &Tree, path: &Path) -> Result<(), BuildError> {
+        self.become_root(path)?;
         self.doing("Unpacking the file system...");
+        make_directory(path)?;
         let left_out = unpack::unpack(tree, &HostPath::new(path))?.left_out;
         if left_out > 0 {
             (self.say)(Note::Warning(&format!("{left_out} sockets of the image are left out")));
@@ -316,6 +331,12 @@ fn sealed(
         say(Note::Warning(warning));
     }
     Ok(sealed.edits)
+}
+
+/// The directories in which a build makes files.
+fn places<'a>(work: &'a Path, path: &'a Path) -> [&'a Path; 2] {
+    // A sandbox that is updated holds what is made there.
+    [work, if path.is_dir() { path } else { path.parent().unwrap_or(work) }]
 }
 
 fn make_directory(path: &Path) -> Result<(), BuildError> {

@@ -10,9 +10,9 @@
 //!
 //! A build that was killed leaves its directory without a lock; the next build beside it removes it.
 
+use super::builder;
 use super::error::BuildError;
 use super::room::{self, Room};
-use crate::image::extract;
 use crate::report;
 use crate::tree::Kind;
 use nix::errno::Errno;
@@ -24,7 +24,7 @@ use std::cell::Cell;
 use std::ffi::{OsStr, OsString};
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -197,7 +197,7 @@ impl Drop for Work {
     fn drop(&mut self) {
         if self.keeps.get() {
             report::info(format!("The files of the build are kept in {}", self.path.display()));
-        } else if let Err(error) = extract::remove(self.parent.as_fd(), &self.name) {
+        } else if let Err(error) = builder::remove(&self.parent, &self.name) {
             report::warning(format!("cannot remove {}: {error}", self.path.display()));
         }
     }
@@ -238,7 +238,9 @@ fn remove_abandoned(parent: &File, parent_path: &Path) {
         let is_ours = directory.metadata().is_ok_and(|metadata| metadata.uid() == geteuid().as_raw());
         if is_ours && let Ok(_lock) = Flock::lock(directory, FlockArg::LockExclusiveNonblock) {
             // What can't be removed is no reason not to build.
-            let _ = extract::remove(parent.as_fd(), &name);
+            if let Err(error) = builder::remove(parent, &name) {
+                report::warning(format!("a build that was killed left {}: {error}", parent_path.join(&name).display()));
+            }
         }
     }
 }

@@ -3,27 +3,32 @@
 //! One thread makes the entries, several fill the files. Every entry is made by a descriptor of its directory, and must be
 //! new: no symbolic link is ever followed. Directories get their mode and time when everything in them is made.
 //!
-//! An ordinary user's files are the user's own. Who owns them in the tree, device nodes (which become empty files) and
-//! extended attributes are remembered in a file beside them, so that they are there again when the directory is packed.
+//! Files are what they are in the tree as far as the system lets them be. The rest is remembered in a file beside them, so that
+//! it is there again when the directory is packed: of an ordinary user's files their owners, device nodes (which become empty
+//! files) and extended attributes; of those of a user namespace's root the latter two, and owners that are not mapped.
 
 use super::BuildError;
+use super::builder::Who;
 use crate::remembered::{self, Device, FileId, Generation, Journal, Record, generation_of};
 use crate::report::cause;
-use crate::tree::{Attributes, Body, Content, InodeId, Tree};
+use crate::tree::{Attributes, Body, Content, InodeId, Tree, Xattr};
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat};
-use nix::sys::stat::{Mode, SFlag, UtimensatFlags, fchmod, fstatat, futimens, mkdirat, mknodat, utimensat};
+use nix::sys::stat::{
+    FchmodatFlags, Mode, SFlag, UtimensatFlags, fchmod, fchmodat, fstatat, futimens, mkdirat, mknodat, utimensat,
+};
 use nix::sys::time::TimeSpec;
-use nix::unistd::{Gid, Uid, fchown, fchownat, geteuid, linkat, symlinkat};
+use nix::unistd::{Gid, Uid, fchown, fchownat, linkat, symlinkat};
 use starter::paths::HostPath;
 use std::collections::HashMap;
 use std::ffi::{CString, OsStr};
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Mutex, PoisonError};
@@ -76,15 +81,15 @@ pub fn unpack(tree: &Tree, directory: &HostPath) -> Result<Unpacked, BuildError>
     let (sender, receiver) = sync_channel(JOBS_WAITING);
     let receiver = Mutex::new(receiver);
     let failure = Failure::default();
+    let who = Who::this_process();
     let made = std::thread::scope(|scope| {
         for _ in 0..workers {
             scope.spawn(|| fill_files(tree, &receiver, &failure));
         }
         // The sender goes away with the walk, and then the workers end.
-        let is_root = geteuid().is_root();
         let mut maker = Maker {
             tree,
-            is_root,
+            who,
             jobs: sender,
             failure: &failure,
             linked: HashMap::new(),
@@ -140,6 +145,8 @@ struct Job<'t> {
     content: &'t Content,
     mode: Mode,
     time: TimeSpec,
+    /// Those that the file itself gets.
+    xattrs: &'t [Xattr],
     path: Vec<u8>,
 }
 
@@ -171,13 +178,29 @@ fn fill(tree: &Tree, mut job: Job) -> Result<(), UnpackError> {
         job.file.write_all(&buffer[..length]).map_err(failed)?;
         left -= length as u64;
     }
-    let finished = fchmod(&job.file, job.mode).and_then(|()| futimens(&job.file, &job.time, &job.time));
+    // Last of all: what is written to a file takes its capabilities away.
+    let finished = fchmod(&job.file, job.mode)
+        .and_then(|()| set_xattrs(job.file.as_fd(), job.xattrs))
+        .and_then(|()| futimens(&job.file, &job.time, &job.time));
     finished.map_err(|errno| failed(errno.into()))
+}
+
+fn set_xattrs(file: BorrowedFd<'_>, xattrs: &[Xattr]) -> Result<(), Errno> {
+    let path = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
+    for xattr in xattrs {
+        let name = CString::new(&*xattr.name).map_err(|_| Errno::EINVAL)?;
+        match starter::sys::set_xattr(&path, &name, &xattr.value, 0) {
+            // The file system has none.
+            Err(error) if error.raw_os_error() == Some(Errno::EOPNOTSUPP as i32) => {}
+            set => set.map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(nix::libc::EIO)))?,
+        }
+    }
+    Ok(())
 }
 
 struct Maker<'t, 'f> {
     tree: &'t Tree,
-    is_root: bool,
+    who: Who,
     jobs: SyncSender<Job<'t>>,
     failure: &'f Failure,
     /// The first name of each inode that has several, and its directory.
@@ -253,18 +276,15 @@ impl<'t> Maker<'t, '_> {
             Body::Directory => {
                 mkdirat(directory, name_os, Mode::S_IRWXU).map_err(failed("make"))?;
                 let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-                self.remember(directory.as_fd(), name, id).map_err(failed("examine"))?;
+                self.own(directory.as_fd(), name, id).map_err(failed("give its owner to"))?;
                 return openat(directory, name_os, flags, Mode::empty()).map(Some).map_err(failed("open"));
             }
             Body::File(content) => {
                 let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
                 let file = openat(directory, name_os, flags, Mode::S_IRUSR | Mode::S_IWUSR).map_err(failed("make"))?;
-                if self.is_root {
-                    fchown(&file, Some(Uid::from_raw(inode.uid)), Some(Gid::from_raw(inode.gid)))
-                        .map_err(failed("give its owner to"))?;
-                }
-                self.remember(directory.as_fd(), name, id).map_err(failed("examine"))?;
-                let job = Job { file: File::from(file), content, mode, time, path: path.to_vec() };
+                self.own(directory.as_fd(), name, id).map_err(failed("give its owner to"))?;
+                let xattrs = if self.who == Who::Root { inode.xattrs } else { &[] };
+                let job = Job { file: File::from(file), content, mode, time, xattrs, path: path.to_vec() };
                 // Fails only when every worker is gone, and then the failure says why.
                 let _ = self.jobs.send(job);
                 return Ok(None);
@@ -273,7 +293,7 @@ impl<'t> Maker<'t, '_> {
                 symlinkat(OsStr::from_bytes(target), directory, name_os).map_err(failed("make"))?;
             }
             Body::Fifo => mknodat(directory, name_os, SFlag::S_IFIFO, mode, 0).map_err(failed("make"))?,
-            Body::CharDevice(number) | Body::BlockDevice(number) if self.is_root => {
+            Body::CharDevice(number) | Body::BlockDevice(number) if self.who == Who::Root => {
                 let is_char = matches!(inode.body, Body::CharDevice(_));
                 let kind = if is_char { SFlag::S_IFCHR } else { SFlag::S_IFBLK };
                 mknodat(directory, name_os, kind, mode, *number).map_err(failed("make"))?;
@@ -289,21 +309,33 @@ impl<'t> Maker<'t, '_> {
                 return Ok(None);
             }
         }
-        self.remember(directory.as_fd(), name, id).map_err(failed("examine"))?;
-        if self.is_root {
-            let (uid, gid) = (Uid::from_raw(inode.uid), Gid::from_raw(inode.gid));
-            fchownat(directory, name_os, Some(uid), Some(gid), AtFlags::AT_SYMLINK_NOFOLLOW)
-                .map_err(failed("give its owner to"))?;
+        self.own(directory.as_fd(), name, id).map_err(failed("give its owner to"))?;
+        if !matches!(inode.body, Body::Symlink(_)) && self.who != Who::User {
+            // A change of owner takes bits away.
+            fchmodat(directory, name_os, mode, FchmodatFlags::FollowSymlink).map_err(failed("make"))?;
         }
         utimensat(directory, name_os, &time, &time, UtimensatFlags::NoFollowSymlink)
             .map_err(failed("set the time of"))?;
         Ok(None)
     }
 
-    /// Notes what the entry that was made is in the tree, where it can't be that.
-    fn remember(&mut self, directory: BorrowedFd<'_>, name: &[u8], id: InodeId) -> Result<(), Errno> {
+    /// Gives the entry that was made to its owners, and notes what it is in the tree where it can't be that.
+    fn own(&mut self, directory: BorrowedFd<'_>, name: &[u8], id: InodeId) -> Result<(), Errno> {
         let inode = self.tree.inode(id);
-        if self.is_root {
+        let owner = |id: u32| (id != 0).then_some(id);
+        let (uid, gid) = match self.who {
+            Who::User => (owner(inode.uid), owner(inode.gid)),
+            Who::Root | Who::RootOfNamespace => {
+                let (uid, gid) = (Uid::from_raw(inode.uid), Gid::from_raw(inode.gid));
+                let flags = AtFlags::AT_SYMLINK_NOFOLLOW;
+                match fchownat(directory, OsStr::from_bytes(name), Some(uid), Some(gid), flags) {
+                    // They are not mapped.
+                    Err(Errno::EINVAL) if self.who == Who::RootOfNamespace => (owner(inode.uid), owner(inode.gid)),
+                    owned => owned.map(|()| (None, None))?,
+                }
+            }
+        };
+        if self.who == Who::Root {
             return Ok(());
         }
         let device = match inode.body {
@@ -312,8 +344,7 @@ impl<'t> Maker<'t, '_> {
             _ => None,
         };
         let xattrs = inode.xattrs.iter().map(|xattr| (xattr.name.clone(), xattr.value.clone())).collect();
-        let owner = |id: u32| (id != 0).then_some(id);
-        let record = Record { uid: owner(inode.uid), gid: owner(inode.gid), mode: None, device, xattrs };
+        let record = Record { uid, gid, mode: None, device, xattrs };
         if !record.is_empty() {
             let name = CString::new(name).map_err(|_| Errno::EINVAL)?;
             let stat = fstatat(directory, name.as_c_str(), AtFlags::AT_SYMLINK_NOFOLLOW)?;
@@ -351,8 +382,12 @@ impl<'t> Maker<'t, '_> {
         let inode = self.tree.inode(done.id);
         let time = TimeSpec::new(inode.mtime, 0);
         let finish = || {
-            if self.is_root {
+            // The root directory has no name by which it was made.
+            if self.who != Who::User && done.id == self.tree.root() {
                 fchown(&done.fd, Some(Uid::from_raw(inode.uid)), Some(Gid::from_raw(inode.gid)))?;
+            }
+            if self.who == Who::Root {
+                set_xattrs(done.fd.as_fd(), inode.xattrs)?;
             }
             fchmod(&done.fd, Mode::from_bits_truncate(inode.mode.into()))?;
             futimens(&done.fd, &time, &time)
@@ -474,7 +509,7 @@ mod tests {
 
     #[test]
     fn what_an_ordinary_user_can_not_make_is_remembered() {
-        if geteuid().is_root() {
+        if nix::unistd::geteuid().is_root() {
             println!("skipped: needs an ordinary user (root makes device nodes, and gives files away)");
             return;
         }

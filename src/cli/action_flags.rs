@@ -421,13 +421,21 @@ pub const ACCELERATORS: &[Flag] = &[
 ];
 
 /// The flags of a build's own commands.
-pub const SECTION: &[Flag] = &[Flag::text(
-    "emulate-root-in",
-    "DIRECTORY",
-    |said, path| said.launch.emulate_root_in = Some(os(path)),
-    "With --fakeroot: remember with this directory what root made of its files",
-)
-.hidden()];
+pub const SECTION: &[Flag] = &[
+    Flag::text(
+        "emulate-root-in",
+        "DIRECTORY",
+        |said, path| said.launch.emulate_root_in = Some(os(path)),
+        "With --fakeroot: remember with this directory what root made of its files",
+    )
+    .hidden(),
+    Flag::switch(
+        "emulate-devices",
+        |said, on| said.launch.emulate_devices = on,
+        "As root of a user namespace: remember device nodes and file capabilities, which only the machine's root can make",
+    )
+    .hidden(),
+];
 
 /// The flags of `shell` alone.
 pub const SHELL: &[Flag] = &[Flag::text(

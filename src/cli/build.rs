@@ -11,8 +11,7 @@ use crate::remote::access::Access;
 use crate::report::{self, Failure, failure};
 use crate::sif::Arch;
 use crate::squashfs::write::{BLOCK_BYTES, Compression, PackOptions};
-use crate::tree::{Kind, Owners};
-use nix::unistd::geteuid;
+use crate::tree::Kind;
 use starter::paths::HostPath;
 use std::ffi::OsStr;
 use std::io::{BufRead, IsTerminal, Write};
@@ -61,8 +60,6 @@ pub fn run(options: &BuildOptions, access: Access, image: &OsStr, source: &OsStr
         Some(_) if options.force || options.update => true,
         Some(kind) => may_replace(&target, kind)?,
     };
-    // An ordinary user's own number means nothing on the next machine; root's build keeps what root made.
-    let owners = if geteuid().is_root() && !asked.all_root { Owners::AsFound } else { Owners::AllRoot };
     let pack = PackOptions {
         compression: asked.compression.unwrap_or(Compression::ZSTD),
         block_bytes: asked.block_bytes.unwrap_or(BLOCK_BYTES),
@@ -73,13 +70,13 @@ pub fn run(options: &BuildOptions, access: Access, image: &OsStr, source: &OsStr
         let threads = pack.threads.get();
         report::verbose(format_args!("compressing with {threads} thread{}", if threads == 1 { "" } else { "s" }));
     }
-    let definition = definition_options(options)?;
+    let mut definition = definition_options(options)?;
+    definition.run.root.all_root |= asked.all_root;
     let request = Request {
         target,
         source: source.to_owned(),
         form,
         replace,
-        owners,
         pack,
         time,
         definition,

@@ -390,14 +390,24 @@ const BUILD_FLAGS: &[&[Flag]] = &[ELSEWHERE, &[
     .keys(&["TMPDIR"]),
     Flag::switch("no-cleanup", |said, on| said.build.no_cleanup = on, "Keep the files of a build that failed")
         .keys(&["NO_CLEANUP"]),
+    Flag::switch(
+        "ignore-subuid",
+        |said, on| said.build.run.root.ignores_range = on,
+        "Emulate root, even if there is a range of subordinate ids: all files of a sandbox are the caller's",
+    )
+    .keys(&["IGNORE_SUBUID"]),
+    Flag::switch(
+        "ignore-fakeroot-command",
+        |said, on| said.build.run.root.no_emulation = on,
+        "Without a range of subordinate ids: do not emulate what root may do",
+    )
+    .keys(&["IGNORE_FAKEROOT_COMMAND"])
+    .hidden(),
     // What builds do anyway, as an ordinary user.
     Flag::switch("fakeroot", |_, _| {}, "Build as root of the container; builds always do").short('f').keys(&["FAKEROOT"]),
     Flag::switch("reproducible", |_, _| {}, "Give the same bytes for the same inputs; builds always do")
         .keys(&["REPRODUCIBLE"]),
     Flag::switch("userns", |_, _| {}, "Use a user namespace and nothing that needs rights; builds always do").hidden(),
-    Flag::switch("ignore-subuid", |_, _| {}, "Do without a range of subordinate ids; builds always do")
-        .keys(&["IGNORE_SUBUID"])
-        .hidden(),
     Flag::text(
         "arch-variant",
         "NAME",

@@ -2,6 +2,7 @@
 
 use super::flags::{Category, Flag, os};
 use super::progress::Meter;
+use crate::build::builder::RootOptions;
 use crate::build::elsewhere::{self, Conversion};
 use crate::build::{Note, processors};
 use crate::cache::{Cache, DEFAULT_CEILING_BYTES};
@@ -14,7 +15,6 @@ use crate::remote::credentials::{Login, Password, Places};
 use crate::report::{self, Failure, failure};
 use crate::sif::Arch;
 use crate::squashfs::write::{BLOCK_BYTES, Compression, PackOptions};
-use crate::tree::Owners;
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io::{BufRead, IsTerminal, Write};
@@ -184,7 +184,7 @@ pub fn conversion(
         access: Access { variant, ..access(said)? },
         architecture,
         // What the layers say counts, whoever converts them.
-        owners: Owners::AsFound,
+        root: RootOptions::default(),
         pack: PackOptions {
             compression: Compression::ZSTD,
             block_bytes: BLOCK_BYTES,

@@ -45,7 +45,6 @@ pub fn run(options: &PullOptions, elsewhere_options: &ElsewhereOptions, words: &
             source: uri.into(),
             form: Form::Sandbox,
             replace: options.force,
-            owners: how.owners,
             pack: how.pack,
             time: how.time,
             definition: DefinitionOptions::default(),

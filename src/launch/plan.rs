@@ -135,25 +135,14 @@ pub fn who(
             (Some(newuidmap), Some(newgidmap)) => Identity::Range {
                 newuidmap: newuidmap.path.clone(),
                 newgidmap: newgidmap.path.clone(),
-                uids: ranges(user.uid, &ids.uid_ranges),
-                gids: ranges(user.gid, &ids.gid_ranges),
+                uids: IdRange::with_root(user.uid, ids.uid_ranges.iter().map(|range| (range.first, range.count))),
+                gids: IdRange::with_root(user.gid, ids.gid_ranges.iter().map(|range| (range.first, range.count))),
             },
             _ => root,
         },
         _ => root,
     };
     Ok(Who { identity, uid: 0, gid: 0 })
-}
-
-/// Root is the caller; the ids from 1 on are the subordinate ones, in their order.
-fn ranges(caller: u32, subordinate: &[crate::host::facts::IdRange]) -> Vec<IdRange> {
-    let mut ranges = vec![IdRange { inside: 0, outside: caller, count: 1 }];
-    let mut inside = 1;
-    for range in subordinate {
-        ranges.push(IdRange { inside, outside: range.first, count: range.count });
-        inside = inside.saturating_add(range.count);
-    }
-    ranges
 }
 
 /// Checks what the site lets users ask for.
@@ -213,8 +202,12 @@ fn capability_set(words: &[Vec<u8>]) -> Result<u64, PlanError> {
 ///
 /// What is remembered of a directory's files is kept with it if it can be changed, and seen if not.
 pub fn emulation(request: &LaunchRequest, identity: &Identity, keep: u64, root: &Root) -> Option<Emulation> {
-    let wanted = matches!(identity, Identity::Root { .. }) && !request.no_root_emulation;
-    if !wanted || keep & EMULATED != EMULATED {
+    let scope = match identity {
+        Identity::Root { .. } if !request.no_root_emulation => Scope::Everything,
+        Identity::Privileged if request.emulate_devices => Scope::DevicesAndAttributes,
+        _ => return None,
+    };
+    if keep & EMULATED != EMULATED {
         return None;
     }
     let records_of = |directory: &HostPath| HostPath::new(directory.as_path().join(IN_SANDBOX));
@@ -224,7 +217,7 @@ pub fn emulation(request: &LaunchRequest, identity: &Identity, keep: u64, root: 
         (None, Root::Directory(directory)) => Records::Read(records_of(directory)),
         (None, Root::Writable(directory)) => Records::Kept(records_of(directory)),
     };
-    Some(Emulation { scope: Scope::Everything, records })
+    Some(Emulation { scope, records })
 }
 
 /// What goes into a plan beside request and site.

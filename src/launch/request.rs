@@ -112,6 +112,8 @@ pub struct LaunchRequest {
     pub ignore_subuid: bool,
     /// `--ignore-fakeroot-command`: what root may do is not emulated.
     pub no_root_emulation: bool,
+    /// Root of a user namespace makes device nodes and sets file capabilities, which are remembered.
+    pub emulate_devices: bool,
     /// The directory whose files the emulated root changes, where that is not the container's root directory.
     pub emulate_root_in: Option<OsString>,
     /// `--add-caps` words, commas split: `CAP_CHOWN`, `chown`, `all`.

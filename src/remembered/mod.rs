@@ -81,6 +81,11 @@ impl Remembered {
         self.records.values().any(|(_, record)| record.gid.is_some())
     }
 
+    /// Whether an owner or a group is remembered of any file.
+    pub fn has_owners(&self) -> bool {
+        self.records.values().any(|(_, record)| record.uid.is_some() || record.gid.is_some())
+    }
+
     /// Whether there is a record for a file of this number, perhaps one that is gone.
     pub fn may_know(&self, file: FileId) -> bool {
         self.records.contains_key(&file)

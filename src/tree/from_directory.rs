@@ -97,6 +97,8 @@ pub struct Walked {
     pub tree: Tree,
     /// Names of extended attributes that the packer leaves out, each once, with the first file that has it.
     pub skipped_xattrs: Vec<(String, HostPath)>,
+    /// Users who own something in the directory, as the system shows them, each once: first that of the directory itself.
+    pub owners: Vec<u32>,
 }
 
 /// The namespaces of extended attributes that an image can hold.
@@ -126,6 +128,7 @@ pub fn from_directory(path: &HostPath, options: &Options) -> Result<Walked, Walk
         directory,
         hard_links: HashMap::new(),
         skipped_xattrs: Vec::new(),
+        owners: vec![stat.st_uid],
     };
     let xattrs = walker.xattrs(&proc_path(walker.directory.root.as_fd(), b"."), || path.clone())?;
     let record = walker.record(walker.directory.root.as_fd(), c"", &stat).cloned();
@@ -146,6 +149,7 @@ struct Walker {
     /// Inodes with several names, by device and inode number.
     hard_links: HashMap<(u64, u64), InodeId>,
     skipped_xattrs: Vec<(String, HostPath)>,
+    owners: Vec<u32>,
 }
 
 impl Walker {
@@ -161,9 +165,9 @@ impl Walker {
                 self.entry(&fd, component, into, &name, source, &mut pending)?;
             }
         }
-        let Self { mut tree, directory, skipped_xattrs, .. } = self;
+        let Self { mut tree, directory, skipped_xattrs, owners, .. } = self;
         tree.sources[usize::from(source.0)] = Arc::new(directory);
-        Ok(Walked { tree, skipped_xattrs })
+        Ok(Walked { tree, skipped_xattrs, owners })
     }
 
     fn entry(
@@ -182,6 +186,9 @@ impl Walker {
         let stat = fstatat(fd, os_name, AtFlags::AT_SYMLINK_NOFOLLOW)
             .map_err(|e| self.error(component, name, "examine", e.into()))?;
         let kind = SFlag::from_bits_truncate(stat.st_mode & SFlag::S_IFMT.bits());
+        if !self.owners.contains(&stat.st_uid) {
+            self.owners.push(stat.st_uid);
+        }
         let linked = kind != SFlag::S_IFDIR && stat.st_nlink > 1;
         if linked && let Some(&known) = self.hard_links.get(&(stat.st_dev, stat.st_ino)) {
             return self.tree.link(into, name, known).map_err(|e| self.tree_error(component, e));

@@ -17,7 +17,7 @@ mod dump;
 pub mod from_directory;
 pub mod lookup;
 
-pub use from_directory::{Options, Owners, WalkError, from_directory};
+pub use from_directory::{Options, Owners, WalkError, Walked, from_directory};
 pub use lookup::{Entry, Kind, Lookup, LookupError, Resolved, Stat};
 
 use crate::report::Hint;

@@ -248,7 +248,8 @@ pub fn exec(plan: &LaunchPlan, environment: &[(Vec<u8>, Vec<u8>)]) -> PerformErr
 
 // ---- identity and namespaces ----
 
-fn become_somebody(identity: &Identity) -> Result<(), PerformError> {
+/// Puts this process, which must have one thread, into a user namespace in which it is what `identity` says.
+pub fn become_somebody(identity: &Identity) -> Result<(), PerformError> {
     match identity {
         Identity::Privileged => Ok(()),
         Identity::Keep { uid, gid } => {

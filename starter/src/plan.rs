@@ -67,6 +67,20 @@ pub struct IdRange {
     pub count: u32,
 }
 
+impl IdRange {
+    /// The map in which root is `caller`, and the ids from 1 on are subordinate ones (each range its first id and count), in
+    /// their order.
+    pub fn with_root(caller: u32, subordinate: impl IntoIterator<Item = (u32, u32)>) -> Vec<Self> {
+        let mut ranges = vec![Self { inside: 0, outside: caller, count: 1 }];
+        let mut inside = 1_u32;
+        for (outside, count) in subordinate {
+            ranges.push(Self { inside, outside, count });
+            inside = inside.saturating_add(count);
+        }
+        ranges
+    }
+}
+
 /// Namespaces besides those of users and mounts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Namespaces {

@@ -168,7 +168,7 @@ fn pass_on_until_end(child: i32) -> nix::Result<i32> {
 const KERNEL: i32 = 0x80;
 
 /// Waits for one child, and gives its status.
-pub(crate) fn wait_for(child: i32) -> nix::Result<i32> {
+pub fn wait_for(child: i32) -> nix::Result<i32> {
     loop {
         match sys::wait_status(child) {
             Err(Errno::EINTR) => {}

@@ -37,7 +37,7 @@ impl Busybox {
             let (key, value, why) = ("MirrorURL", self.mirror.clone(), "what is there is no program");
             return Err(ToolError::Header { agent: AGENT, key, value, why }.into());
         }
-        let rootfs = Rootfs::open(&(fetching.directory)()?)?;
+        let rootfs = Rootfs::open(&(fetching.directory)(fetching.builder)?)?;
         let file = |path, mode, content: &[u8]| Edit::File {
             path: ContainerPath::fixed(path),
             mode,
@@ -55,7 +55,7 @@ impl Busybox {
             rootfs.apply(&[Edit::Directory { path: ContainerPath::fixed(name), mode }])?;
         }
         let install = ["/bin/busybox", "--install", "/bin"].map(Into::into);
-        let status = sections::run_install(&install, &rootfs)?;
+        let status = sections::run_install(&install, &rootfs, fetching.builder.options())?;
         if !status.success() {
             return Err(ToolError::Failed { agent: AGENT, status }.into());
         }

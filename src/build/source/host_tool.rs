@@ -104,14 +104,14 @@ pub(super) fn fill(
     let work = std::path::absolute(fetching.work);
     let work =
         work.map_err(|source| BuildError::Target { doing: "find", path: HostPath::new(fetching.work), source })?;
-    let rootfs = Rootfs::open(&(fetching.directory)()?)?;
+    let rootfs = Rootfs::open(&(fetching.directory)(fetching.builder)?)?;
     rootfs.apply(&[Edit::Directory { path: ContainerPath::fixed("/.singularity.d"), mode: 0o755 }])?;
     let path = work.join("script");
     let written = std::fs::write(&path, script(rootfs.path(), &work));
     written.map_err(|source| BuildError::Target { doing: "write", path: HostPath::new(&*path), source })?;
     (fetching.say)(Note::Doing("Installing packages..."));
     let command = ["/bin/sh".into(), "-ex".into(), path.into()];
-    let status = sections::run_beside(&command, &rootfs, &work)?;
+    let status = sections::run_beside(&command, &rootfs, &work, fetching.builder.options())?;
     if !status.success() {
         return Err(ToolError::Failed { agent, status }.into());
     }

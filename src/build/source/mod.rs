@@ -34,12 +34,13 @@ pub use localimage::LocalImage;
 pub use oci::OciLayout;
 pub use zypper::Zypper;
 
+use super::builder::Builder;
 use super::{BuildError, Note};
 use crate::def::Header;
 use crate::oci::documents::Platform;
 use crate::remote::access::Access;
 use crate::sif::Arch;
-use crate::tree::{Owners, Tree};
+use crate::tree::Tree;
 use starter::paths::HostPath;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -79,7 +80,7 @@ const LATER: &[&str] = &["buildkit", "docker-daemon", "dockerfile", "http", "htt
 
 /// What an agent may use.
 pub struct Fetching<'a> {
-    pub owners: Owners,
+    pub builder: &'a mut Builder,
     /// How to get at what is elsewhere.
     pub access: &'a Access,
     /// The machine that the image is for; this one where it is not said.
@@ -87,7 +88,7 @@ pub struct Fetching<'a> {
     /// A directory for temporary files, beside that of the root file system.
     pub work: &'a Path,
     /// Makes the empty directory of the root file system, for agents that fill it themselves.
-    pub directory: &'a mut dyn FnMut() -> Result<HostPath, BuildError>,
+    pub directory: &'a mut dyn FnMut(&mut Builder) -> Result<HostPath, BuildError>,
     pub say: &'a mut dyn FnMut(Note),
 }
 

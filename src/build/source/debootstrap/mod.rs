@@ -17,6 +17,7 @@ pub use error::DebootstrapError;
 
 use super::spool::Spool;
 use super::{Fetching, Files, Root};
+use crate::build::builder::RootOptions;
 use crate::build::edit::Edit;
 use crate::build::rootfs::Rootfs;
 use crate::build::{BuildError, Note, sections, unpack};
@@ -91,7 +92,7 @@ impl Debootstrap {
         archive::fetch_packages(&http, &chosen.all, &suites, &archives, fetching.say)?;
         let suites = of_one_origin(&suites, &index);
         let newest_mtime = suites.values().filter_map(|suite| suite.release.date).max().unwrap_or(0);
-        let directory = (fetching.directory)()?;
+        let directory = (fetching.directory)(fetching.builder)?;
         (fetching.say)(Note::Doing("Unpacking the packages of the base..."));
         let tree = unpack_base(&chosen, &archives, fetching.work, architecture, newest_mtime)?;
         unpack::unpack(&tree, &directory)?;
@@ -99,7 +100,7 @@ impl Debootstrap {
         prepare(&rootfs, &chosen, &suites, &archives)?;
         let doing = format!("Installing {} packages...", chosen.all.len());
         (fetching.say)(Note::Doing(&doing));
-        install(&rootfs, &chosen, newest_mtime)?;
+        install(&rootfs, &chosen, newest_mtime, fetching.builder.options())?;
         Ok(Root { files: Files::Directory { newest_mtime }, labels: BTreeMap::new(), objects: Vec::new() })
     }
 
@@ -379,11 +380,11 @@ fn options_in(rootfs: &Rootfs, suite: &Suite, edits: &mut Vec<Edit>) -> Result<V
 }
 
 /// Has dpkg and apt install the packages, in the container.
-fn install(rootfs: &Rootfs, chosen: &Chosen, time: i64) -> Result<(), BuildError> {
+fn install(rootfs: &Rootfs, chosen: &Chosen, time: i64, root: RootOptions) -> Result<(), BuildError> {
     let path = ContainerPath::fixed(SCRIPT);
     let content = script(chosen, time).into_bytes();
     rootfs.apply(&[Edit::File { path: path.clone(), mode: 0o755, content }])?;
-    let status = sections::run_install(&[SCRIPT.into()], rootfs);
+    let status = sections::run_install(&[SCRIPT.into()], rootfs, root);
     let log = ContainerPath::fixed(LOG);
     let status = status?;
     if !status.success() {
