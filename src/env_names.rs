@@ -33,6 +33,15 @@ pub const DOCKER_CONFIG: &str = "DOCKER_CONFIG";
 /// Whole name: the file of credentials of containers' tools.
 pub const REGISTRY_AUTH_FILE: &str = "REGISTRY_AUTH_FILE";
 
+/// Whole name: the file that says where registries are, instead of those of the system and the user.
+pub const REGISTRIES_CONF: &str = "CONTAINERS_REGISTRIES_CONF";
+
+/// Whole names: where the daemon of Docker or Podman is, and how connections to it by TCP are encrypted.
+pub const DOCKER_HOST: &str = "DOCKER_HOST";
+pub const CONTAINER_HOST: &str = "CONTAINER_HOST";
+pub const DOCKER_TLS_VERIFY: &str = "DOCKER_TLS_VERIFY";
+pub const DOCKER_CERT_PATH: &str = "DOCKER_CERT_PATH";
+
 /// Whole name: a directory of this user's on this machine, gone after logout.
 pub const XDG_RUNTIME_DIR: &str = "XDG_RUNTIME_DIR";
 

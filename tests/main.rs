@@ -22,6 +22,7 @@ mod gpu;
 mod image;
 mod inspect;
 mod ranks;
+mod registry;
 mod rooms;
 mod root_emulation;
 mod run;

@@ -57,6 +57,17 @@ pub const GPG: Need = Need { name: "gpg", ask: || has_program("gpg").and_then(|(
 pub const MIRROR: Need = Need { name: "mirror", ask: has_mirror };
 /// The cluster that `setup/slurm` started.
 pub const SLURM: Need = Need { name: "slurm", ask: has_cluster };
+/// A registry, as Debian packs it, with what makes certificates for it.
+pub const DOCKER_REGISTRY: Need = Need {
+    name: "docker-registry",
+    ask: || ["docker-registry", "openssl", "setpriv"].into_iter().try_for_each(has_program),
+};
+/// The program that copies images.
+pub const SKOPEO: Need = Need { name: "skopeo", ask: || has_program("skopeo") };
+/// The program that makes and unpacks images of layers.
+pub const UMOCI: Need = Need { name: "umoci", ask: || has_program("umoci") };
+/// Another runtime, with a daemon's socket.
+pub const PODMAN: Need = Need { name: "podman", ask: || has_program("podman") };
 /// The rights to mount a file system.
 pub const ROOT: Need = Need { name: "root", ask: || unless(!is_root(), "this is an ordinary user") };
 

@@ -1,7 +1,8 @@
 //! Images that are named by where they are: each becomes a SIF file, in the cache or in a place of its own.
 //!
 //! ```text
-//! docker:, oci:, oci-archive:, docker-archive:   layers, converted; the key is what they are and how it is done
+//! docker:, docker-daemon:, docker-archive:,
+//! oci:, oci-archive:                             layers, converted; the key is what they are and how it is done
 //! oras:                                          a SIF file; the key is its digest
 //! http:, https:                                  a SIF file; the key is its address, size and time
 //! ```
@@ -9,7 +10,7 @@
 use super::builder::RootOptions;
 use super::sections::RunOptions;
 use super::source::docker::{self, OrasImage, SifBlob};
-use super::source::{DockerArchive, Layered, OciLayout, platform};
+use super::source::{DockerArchive, DockerDaemon, Layered, OciLayout, platform};
 use super::{BuildError, DefinitionOptions, Form, Note, Request};
 use crate::cache::{Cache, Kind, ObtainError};
 use crate::oci::digest::Digest;
@@ -76,6 +77,11 @@ pub fn default_name(uri: &str) -> Result<String, BuildError> {
     let (scheme, rest) = parts(uri);
     match scheme {
         "docker" | "oras" => Ok(reference(rest)?.file_name()),
+        "docker-daemon" => {
+            let name = rest.rsplit('/').next().unwrap_or_default();
+            let (name, tag) = name.split_once([':', '@']).unwrap_or((name, "latest"));
+            Ok(format!("{name}_{}.sif", tag.replace(':', "_")))
+        }
         "http" | "https" => {
             let path = rest.split(['?', '#']).next().unwrap_or_default();
             let name = path.rsplit('/').next().filter(|name| !name.is_empty() && path.contains('/'));
@@ -145,7 +151,10 @@ fn find(uri: &str, how: &Conversion) -> Result<Found, BuildError> {
         "shub" => Err(elsewhere("Singularity Hub was closed in 2021; its images are gone")),
         "library" => Err(elsewhere("libraries are not there yet in this version")),
         "docker-daemon" => {
-            Err(elsewhere("Docker's daemon is not asked yet in this version; `docker save` makes a docker-archive"))
+            let id = DockerDaemon { from: rest.to_owned() }.resolve(&how.access)?;
+            let text = format!("{CONVERSION} docker-daemon {id} {wanted} {}", options_text(how));
+            let key = Digest::of(text.as_bytes()).hex().to_owned();
+            Ok(Found::Layers { uri: uri.to_owned(), pinned: Some(id), key })
         }
         _ => Err(elsewhere("images of such an address are not known")),
     }
@@ -160,7 +169,7 @@ fn on_the_web(uri: &str) -> Result<Found, BuildError> {
         authorization: None,
         body: Body::Empty,
     };
-    let response = Http::new(None).send(&request)?;
+    let response = Http::to_any_host().send(&request)?;
     let host = address.authority.clone();
     match response.status {
         200 => {}
@@ -214,7 +223,7 @@ fn make(found: &Found, how: &Conversion, path: &Path, say: &mut dyn FnMut(Note))
         Found::Sif(blob) => blob.fetch(path, say),
         Found::Web { address, size_bytes, .. } => {
             let file = docker::new_file(path)?;
-            let http = Http::new(None);
+            let http = Http::to_any_host();
             let mut open = |offset_bytes: u64| open_on_the_web(&http, address, offset_bytes);
             let total_bytes = size_bytes.unwrap_or(0);
             download::to_file(&mut open, &file, *size_bytes, &mut |_, done_bytes| {
@@ -281,6 +290,8 @@ mod tests {
         check("oras://localhost:5000/mine/named:v1", "named_v1.sif");
         check("http://h.example/files/cmd.sif?x=/y", "cmd.sif");
         check("https://h.example", "image.sif");
+        check("docker-daemon:box", "box_latest.sif");
+        check("docker-daemon://localhost/team/box:1.0", "box_1.0.sif");
         check("oci-archive:/tmp/x.tar", "x_latest.sif");
         check("oci:dir/", "dir_latest.sif");
     }

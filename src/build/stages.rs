@@ -130,7 +130,7 @@ impl Stages<'_> {
                     (self.say)(Note::Warning(&warning));
                 }
                 apply_to_tree(&mut tree, &own_files(&layered), created)?;
-                objects.push((streamed::CONFIG_OBJECT.to_owned(), layered.config_bytes.clone()));
+                objects.push((crate::sif::CONFIG_OBJECT.to_owned(), layered.config_bytes.clone()));
                 self.newest_input = self.newest_input.max(tree.newest_mtime());
                 if self.fixes_permissions {
                     fix_permissions(&mut tree);

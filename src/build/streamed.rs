@@ -12,14 +12,12 @@ use super::target::Target;
 use super::{About, BuildError, Note, Request, image_id, metadata_json};
 use crate::image::metadata;
 use crate::oci::layers::{Keep, Notices};
-use crate::sif::{self, Arch, Creation, CreationOptions, DataType, ImageId, NewObject, Partition};
+use crate::sif::{self, Arch, CONFIG_OBJECT, Creation, CreationOptions, DataType, ImageId, NewObject, Partition};
 use crate::squashfs::write::{self, Packer, Progress, Stage, WriteError};
 use crate::tree::{Content, Tree};
 use sha2::{Digest, Sha256};
 use std::io::{Read, Seek, Write};
 
-/// The SIF object that holds the image's configuration as it was found.
-pub(super) const CONFIG_OBJECT: &str = "oci-config.json";
 /// Files of an image's own metadata that are no larger stay in memory, so that they can be read again.
 const MAX_METADATA_FILE_BYTES: u64 = 1 << 20;
 /// How much all of them may be.

@@ -501,8 +501,15 @@ const PUSH: Command = Command::verb("push", push, "Store an image in a registry"
     .flags(&[ELSEWHERE])
     .words(&["FILE", "URI"], Rest::Nothing)
     .text(
-        "Stores a SIF file as it is in a registry, under oras://HOST/NAME:TAG.",
-        &[("sifu push tool.sif oras://registry.example/team/tool:1.0", "Share an image")],
+        "Stores a SIF file in a registry: as it is under oras://HOST/NAME:TAG, or, under docker://HOST/NAME:TAG, as an
+image that Docker, Podman and others run.",
+        &[
+            ("sifu push tool.sif oras://registry.example/team/tool:1.0", "Share the file itself"),
+            (
+                "sifu push tool.sif docker://registry.example/team/tool:1.0",
+                "Share it with those who run Docker or Podman",
+            ),
+        ],
     );
 
 const LOGIN_FLAGS: &[&[Flag]] = &[

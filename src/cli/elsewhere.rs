@@ -7,11 +7,13 @@ use crate::build::elsewhere::{self, Conversion};
 use crate::build::{Note, processors};
 use crate::cache::{Cache, DEFAULT_CEILING_BYTES};
 use crate::env_names::{
-    CACHE_CEILING, CACHE_DIRECTORY, CONFIG_DIRECTORY, DOCKER_CONFIG, PREFIXES, REGISTRY_AUTH_FILE, SITE_CACHE,
-    XDG_RUNTIME_DIR,
+    CACHE_CEILING, CACHE_DIRECTORY, CONFIG_DIRECTORY, CONTAINER_HOST, DOCKER_CERT_PATH, DOCKER_CONFIG, DOCKER_HOST,
+    DOCKER_TLS_VERIFY, PREFIXES, REGISTRIES_CONF, REGISTRY_AUTH_FILE, SITE_CACHE, XDG_RUNTIME_DIR,
 };
 use crate::remote::access::Access;
 use crate::remote::credentials::{Login, Password, Places};
+use crate::remote::daemon::DaemonPlace;
+use crate::remote::registries::RegistriesFiles;
 use crate::report::{self, Failure, failure};
 use crate::sif::Arch;
 use crate::squashfs::write::{BLOCK_BYTES, Compression, PackOptions};
@@ -20,6 +22,9 @@ use std::fs::{self, File};
 use std::io::{BufRead, IsTerminal, Write};
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
+
+/// Where systems keep what tools for containers share, the strongest first.
+const SYSTEM_CONTAINERS: [&str; 2] = ["/etc/containers", "/usr/share/containers"];
 
 /// What is said about images elsewhere.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -30,6 +35,7 @@ pub struct ElsewhereOptions {
     pub password: Option<Password>,
     pub docker_login: bool,
     pub disable_cache: bool,
+    pub docker_host: Option<String>,
 }
 
 /// The flags of every verb that fetches images.
@@ -68,9 +74,14 @@ pub const ELSEWHERE: &[Flag] = &[
         .aliases(&["nohttps"])
         .keys(&["NOHTTPS", "NO_HTTPS"])
         .category(Category::Sources),
-    Flag::later("docker-host", Some("ADDRESS"), "Save the image with `docker save` and use docker-archive:FILE.")
-        .keys(&["DOCKER_HOST"])
-        .quiet_variable(),
+    Flag::text(
+        "docker-host",
+        "ADDRESS",
+        |said, address| said.elsewhere.docker_host = Some(String::from_utf8_lossy(&address).into_owned()),
+        "Where the daemon of docker-daemon: images is: unix:///SOCKET or tcp://HOST:PORT",
+    )
+    .keys(&["DOCKER_HOST"])
+    .category(Category::Sources),
 ];
 
 /// The value of a variable under the strongest of its prefixes.
@@ -115,13 +126,51 @@ pub fn access(said: &ElsewhereOptions) -> Result<Access, Failure> {
     others.extend(docker.or_else(|| home.as_ref().map(|home| home.join(".docker"))).map(|d| d.join("config.json")));
     others.extend(std::env::var_os(REGISTRY_AUTH_FILE).map(PathBuf::from));
     others.extend(std::env::var_os(XDG_RUNTIME_DIR).map(|d| PathBuf::from(d).join("containers/auth.json")));
-    others.extend(home.map(|home| home.join(".config/containers/auth.json")));
+    others.extend(home.as_ref().map(|home| home.join(".config/containers/auth.json")));
     let named = said.authfile.as_ref().map(PathBuf::from);
     if let Some(named) = named.as_ref().filter(|named| !named.exists()) {
         return Err(Failure::new(format!("cannot read the credentials in {}: no such file", named.display())));
     }
     let own = own_directory().ok().map(|directory| directory.join("docker-config.json"));
-    Ok(Access { no_https: said.no_https, places: Places { said: login, named, own, others }, ..Access::default() })
+    let containers = home.as_ref().map(|home| home.join(".config/containers"));
+    let registries = match std::env::var_os(REGISTRIES_CONF) {
+        Some(file) => RegistriesFiles { main: vec![file.into()], directories: Vec::new() },
+        None => {
+            let system = SYSTEM_CONTAINERS.map(PathBuf::from);
+            let main = containers.iter().chain(&system).map(|directory| directory.join("registries.conf"));
+            let directories =
+                system.iter().rev().chain(&containers).map(|directory| directory.join("registries.conf.d"));
+            RegistriesFiles { main: main.collect(), directories: directories.collect() }
+        }
+    };
+    let certificates = containers.into_iter().chain(["/etc/containers".into(), "/etc/docker".into()]);
+    Ok(Access {
+        no_https: said.no_https,
+        places: Places { said: login, named, own, others },
+        certificates: certificates.map(|directory| directory.join("certs.d")).collect(),
+        registries,
+        daemon: daemon(said, home.as_deref()),
+        ..Access::default()
+    })
+}
+
+/// Where the daemon of Docker or Podman is.
+fn daemon(said: &ElsewhereOptions, home: Option<&Path>) -> DaemonPlace {
+    let named = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let host = said.docker_host.clone().or_else(|| named(DOCKER_HOST)).or_else(|| named(CONTAINER_HOST));
+    let certificates = named(DOCKER_TLS_VERIFY).and_then(|_| {
+        let own = || home.map(|home| home.join(".docker"));
+        named(DOCKER_CERT_PATH).map(PathBuf::from).or_else(own)
+    });
+    let run = named(XDG_RUNTIME_DIR).map(PathBuf::from);
+    let of_user = |name: &str| run.as_ref().map(|run| run.join(name));
+    let sockets = [
+        Some("/var/run/docker.sock".into()),
+        of_user("docker.sock"),
+        of_user("podman/podman.sock"),
+        Some("/run/podman/podman.sock".into()),
+    ];
+    DaemonPlace { host, certificates, sockets: sockets.into_iter().flatten().collect() }
 }
 
 /// Asks on the terminal for a name and a password.

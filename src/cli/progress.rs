@@ -107,6 +107,7 @@ fn verb(stage: Stage) -> &'static str {
         Stage::Comparing => "comparing",
         Stage::Packing => "packing",
         Stage::Fetching => "fetching",
+        Stage::Sending => "sending",
     }
 }
 

@@ -1,32 +1,60 @@
-//! `sifu push FILE URI`: stores a SIF file in a registry.
+//! `sifu push FILE URI`: stores a SIF file in a registry, as it is or as an image that other runtimes run.
+//!
+//! ```text
+//! oras://    the file is the one layer
+//! docker://  SquashFS ──► Tree ──► tar ──► gzip ──► registry     digests are known at the end: configuration, manifest
+//! ```
+//!
+//! Nothing is unpacked, and nothing is written to disk.
 
-use super::elsewhere::{ElsewhereOptions, access};
+use super::elsewhere::{ElsewhereOptions, access, watched};
+use crate::build::Note;
+use crate::build::processors;
 use crate::build::source::docker::check_sif;
+use crate::image::{self, ImageError, metadata};
 use crate::oci::digest::{Algorithm, Digest, Hasher};
-use crate::oci::documents::{OCI_MANIFEST, SIF_LAYER};
+use crate::oci::documents::{OCI_CONFIG, OCI_GZIP_LAYER, OCI_MANIFEST, SIF_LAYER};
+use crate::oci::exported::{self, Said};
+use crate::oci::gzip::gzip;
 use crate::oci::reference::Reference;
+use crate::oci::write_tar::{self, LeftOut, write_tar};
 use crate::remote::RemoteError;
+use crate::remote::registry::Registry;
 use crate::report::{self, Failure, failure};
+use crate::sif::{Arch, CONFIG_OBJECT, Time};
+use crate::squashfs::PathReader;
+use crate::squashfs::write::{Progress, Stage};
+use crate::tree::Tree;
 use serde_json::json;
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 /// The media type of the configuration that goes with a SIF file; it is empty.
 const SIF_CONFIG: &str = "application/vnd.sylabs.sif.config.v1+json";
+/// How often is looked how far a transfer is.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// Stores the image at `path` where `uri` says.
 pub fn run(options: &ElsewhereOptions, path: &OsStr, uri: &OsStr) -> Result<(), Failure> {
     let uri = uri.to_string_lossy();
-    let place = match uri.split_once("://") {
-        Some(("oras", place)) => place,
-        Some((scheme @ ("library" | "docker"), _)) => {
-            return Err(Failure::new(format!("pushing to {scheme}:// is not there yet in this version")).hint(
+    let (is_file, place) = match uri.split_once("://") {
+        Some(("oras", place)) => (true, place),
+        Some(("docker", place)) => (false, place),
+        Some(("library", _)) => {
+            return Err(Failure::new("pushing to library:// is not there yet in this version").hint(
                 "An image of a registry that holds the SIF file itself: `sifu push FILE oras://HOST/NAME:TAG`.",
             ));
         }
-        _ => return Err(Failure::new(format!("`{uri}` is no place for images: oras://HOST/NAME:TAG is one"))),
+        _ => {
+            return Err(Failure::new(format!(
+                "`{uri}` is no place for images: oras://HOST/NAME:TAG and docker://HOST/NAME:TAG are"
+            )));
+        }
     };
     let reference: Reference = place.parse().map_err(|error| failure(&error))?;
     let path = Path::new(path);
@@ -34,10 +62,30 @@ pub fn run(options: &ElsewhereOptions, path: &OsStr, uri: &OsStr) -> Result<(), 
         |error: io::Error| Failure::new(format!("cannot read {}: {}", path.display(), report::cause(&error)));
     let mut file = File::open(path).map_err(cannot_read)?;
     check_sif(&file, path).map_err(|_| Failure::new(format!("{} is no SIF file", path.display())))?;
-    let (digest, size_bytes) = digest(&mut file).map_err(cannot_read)?;
-
     let registry = access(options)?.registry(&reference, true).map_err(|error| failure(&error))?;
-    let open = || -> io::Result<Box<dyn Read + Send + Sync>> { Ok(Box::new(File::open(path)?)) };
+    if is_file {
+        let (digest, size_bytes) = digest(&mut file).map_err(cannot_read)?;
+        let done_bytes = Arc::new(AtomicU64::new(0));
+        watching(size_bytes, &done_bytes, || push_file(&registry, path, &digest, size_bytes, &done_bytes))?;
+    } else {
+        push_layers(&registry, path)?;
+    }
+    report::info(format_args!("Pushed {} to {uri}", path.display()));
+    Ok(())
+}
+
+/// Stores the file itself.
+fn push_file(
+    registry: &Registry,
+    path: &Path,
+    digest: &Digest,
+    size_bytes: u64,
+    done_bytes: &Arc<AtomicU64>,
+) -> Result<(), RemoteError> {
+    let open = || -> io::Result<Box<dyn Read + Send + Sync>> {
+        done_bytes.store(0, Ordering::Relaxed);
+        Ok(Box::new(Counted { stream: File::open(path)?, done_bytes: done_bytes.clone() }))
+    };
     let title = path.file_name().unwrap_or_default().to_string_lossy();
     let config = b"{}";
     let manifest = json!({
@@ -51,14 +99,146 @@ pub fn run(options: &ElsewhereOptions, path: &OsStr, uri: &OsStr) -> Result<(), 
             "annotations": { "org.opencontainers.image.title": title },
         }],
     });
-    let stored = || -> Result<(), RemoteError> {
-        registry.push_blob(&digest, size_bytes, &open)?;
-        registry.push_blob(&Digest::of(config), config.len() as u64, &|| Ok(Box::new(config.as_slice())))?;
-        registry.push_manifest(&reference.version(), OCI_MANIFEST, manifest.to_string().as_bytes())
-    };
-    stored().map_err(|error| failure(&error))?;
-    report::info(format_args!("Pushed {} to {uri}", path.display()));
+    registry.push_blob(digest, size_bytes, &open)?;
+    push_small(registry, config)?;
+    registry.push_manifest(&registry.reference.version(), OCI_MANIFEST, manifest.to_string().as_bytes())
+}
+
+/// Stores the root file system as a layer, with a configuration that other runtimes understand.
+fn push_layers(registry: &Registry, path: &Path) -> Result<(), Failure> {
+    let failed = |error: ImageError| failure(&error);
+    let opened = image::open_to_read(path.as_os_str()).map_err(failed)?;
+    let kept = opened.object(CONFIG_OBJECT);
+    let architecture = opened.facts.architecture.unwrap_or_else(|| Arch::host().name());
+    // A SIF file is no directory.
+    let reader = opened
+        .into_partition()
+        .map_err(failed)?
+        .ok_or_else(|| Failure::new(format!("{} was replaced by a directory", path.display())))?;
+    let collected = metadata::collect(&PathReader::new(reader.clone()))
+        .map_err(|source| failed(ImageError::Lookup { path: path.into(), source }))?;
+    let created = Time(reader.superblock().mtime.into()).to_string().replacen(' ', "T", 1).replace(" +0000 UTC", "Z");
+    let name = path.display().to_string();
+    let tree = Arc::new(reader.into_tree(&name).map_err(|error| failure(&error))?);
+    let done_bytes = Arc::new(AtomicU64::new(0));
+    let left_out = watching(write_tar::content_bytes(&tree), &done_bytes, || {
+        let (layer, diff_id, left_out) = push_layer(registry, &tree, &done_bytes)?;
+        let config = exported::configuration(
+            &Said {
+                kept: kept.as_deref(),
+                runscript: &collected.metadata.runscript,
+                environment: &collected.metadata.environment,
+                labels: &collected.metadata.labels,
+                architecture,
+                created: &created,
+            },
+            &diff_id,
+        );
+        push_small(registry, &config)?;
+        let manifest = json!({
+            "schemaVersion": 2,
+            "mediaType": OCI_MANIFEST,
+            "config": { "mediaType": OCI_CONFIG, "digest": Digest::of(&config).to_string(), "size": config.len() },
+            "layers": [{ "mediaType": OCI_GZIP_LAYER, "digest": layer.0.to_string(), "size": layer.1 }],
+        });
+        registry.push_manifest(&registry.reference.version(), OCI_MANIFEST, manifest.to_string().as_bytes())?;
+        Ok(left_out)
+    })?;
+    if left_out.sockets > 0 {
+        report::warning(format_args!("{} sockets are left out: layers hold none", left_out.sockets));
+    }
+    if left_out.whiteout_names > 0 {
+        let count = left_out.whiteout_names;
+        report::warning(format_args!(
+            "{count} files below names in `.wh.` are left out: in layers such names remove files"
+        ));
+    }
     Ok(())
+}
+
+/// Sends the layer of a tree: its digest and size, and the digest of what is in it.
+fn push_layer(
+    registry: &Registry,
+    tree: &Arc<Tree>,
+    done_bytes: &Arc<AtomicU64>,
+) -> Result<((Digest, u64), Digest, LeftOut), RemoteError> {
+    let threads = processors::usable(&processors::observe(), None);
+    // Of the last attempt.
+    let result = Arc::new(Mutex::new((None, LeftOut::default())));
+    let open = || -> io::Result<Box<dyn Read + Send + Sync>> {
+        done_bytes.store(0, Ordering::Relaxed);
+        let (tree, done_bytes, told) = (tree.clone(), done_bytes.clone(), result.clone());
+        let (stream, uncompressed) = gzip(threads, move |out| {
+            let left_out = write_tar(&tree, &mut Counted { stream: out, done_bytes })?;
+            told.lock().unwrap_or_else(PoisonError::into_inner).1 = left_out;
+            Ok(())
+        });
+        result.lock().unwrap_or_else(PoisonError::into_inner).0 = Some(uncompressed);
+        Ok(Box::new(stream))
+    };
+    let layer = registry.push_stream(&open)?;
+    let result = result.lock().unwrap_or_else(PoisonError::into_inner);
+    let diff_id = result.0.as_ref().and_then(|uncompressed| uncompressed.digest());
+    let ended = || RemoteError::Upload { source: io::Error::other("the layer was not sent to its end") };
+    Ok((layer, diff_id.ok_or_else(ended)?, result.1.clone()))
+}
+
+fn push_small(registry: &Registry, bytes: &[u8]) -> Result<(), RemoteError> {
+    let open = || -> io::Result<Box<dyn Read + Send + Sync>> { Ok(Box::new(io::Cursor::new(bytes.to_vec()))) };
+    registry.push_blob(&Digest::of(bytes), bytes.len() as u64, &open)
+}
+
+/// Does some work on a thread of its own, and shows how far it is meanwhile.
+fn watching<T: Send>(
+    total_bytes: u64,
+    done_bytes: &AtomicU64,
+    work: impl FnOnce() -> Result<T, RemoteError> + Send,
+) -> Result<T, Failure> {
+    watched(|say| {
+        let watcher = std::thread::current();
+        std::thread::scope(|scope| {
+            let worker = scope.spawn(move || {
+                let done = work();
+                watcher.unpark();
+                done
+            });
+            while !worker.is_finished() {
+                let done_bytes = done_bytes.load(Ordering::Relaxed);
+                say(Note::Progress(Progress { stage: Stage::Sending, done_bytes, total_bytes }));
+                std::thread::park_timeout(LOOK_EVERY);
+            }
+            worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    })
+}
+
+/// A stream that counts what goes through it.
+struct Counted<S> {
+    stream: S,
+    done_bytes: Arc<AtomicU64>,
+}
+
+impl<S> Counted<S> {
+    fn count(&self, count: usize) -> usize {
+        self.done_bytes.fetch_add(count as u64, Ordering::Relaxed);
+        count
+    }
+}
+
+impl<S: Write> Write for Counted<S> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.stream.write(bytes).map(|count| self.count(count))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.stream.flush()
+    }
+}
+
+impl<S: Read> Read for Counted<S> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.stream.read(buffer).map(|count| self.count(count))
+    }
 }
 
 fn digest(file: &mut File) -> io::Result<(Digest, u64)> {

@@ -268,6 +268,20 @@ impl Opened {
         Ok((extent, open_squashfs(path, &self.source, extent)?))
     }
 
+    /// Reads an object of the SIF file by its name, if there is one and it is no larger than metadata may be.
+    pub fn object(&self, name: &str) -> Option<Vec<u8>> {
+        let sif = self.sif.as_ref()?;
+        sif.read(sif.by_name(name.as_bytes())?, metadata::MAX_BYTES).ok()
+    }
+
+    /// The reader of the root partition, whatever machine it is for; `None` for a directory.
+    pub fn into_partition(self) -> Result<Option<squashfs::Reader>, ImageError> {
+        match self.facts.root {
+            Some(extent) => open_squashfs(self.facts.path.as_path(), &self.source, extent).map(Some),
+            None => self.root.map(|_| None),
+        }
+    }
+
     /// Reads what the image says of itself: from its metadata object, or else from the files of its root.
     ///
     /// # Errors

@@ -458,12 +458,18 @@ impl<R: Read> TarReader<R> {
     }
 
     fn skip_content(&mut self) -> Result<(), TarError> {
-        let mut left_bytes = self.content.stored_bytes + self.content.padding_bytes;
+        let padding_bytes = self.content.padding_bytes;
+        let mut left_bytes = self.content.stored_bytes + padding_bytes;
         self.content = ContentState::default();
         let mut buffer = [0; 8 << 10];
         while left_bytes > 0 {
             let length = left_bytes.min(buffer.len() as u64) as usize;
             match self.read_some(&mut buffer[..length])? {
+                // Some writers, `umoci insert` among them, leave out the padding of the last file.
+                0 if left_bytes <= padding_bytes => {
+                    self.ended = true;
+                    break;
+                }
                 0 => return Err(TarError::Truncated { offset_bytes: self.position }),
                 count => left_bytes -= count as u64,
             }

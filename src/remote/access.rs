@@ -2,14 +2,14 @@
 
 use super::RemoteError;
 use super::credentials::Places;
-use super::http::Http;
+use super::daemon::DaemonPlace;
+use super::http::{Http, Tls};
+use super::registries::{Endpoint, RegistriesFiles};
 use super::registry::Registry;
 use crate::oci::digest::Digest;
 use crate::oci::reference::Reference;
-use std::path::PathBuf;
-
-/// Directories that hold a directory of certificates for each registry, by its host and port.
-pub const CERTIFICATE_DIRECTORIES: [&str; 2] = ["/etc/containers/certs.d", "/etc/docker/certs.d"];
+use std::fs;
+use std::path::{Path, PathBuf};
 
 /// How to get at images elsewhere.
 #[derive(Clone, Debug, Default)]
@@ -17,18 +17,82 @@ pub struct Access {
     /// Connections without encryption.
     pub no_https: bool,
     pub places: Places,
+    /// Directories that hold a directory of certificates for each registry, by its host and port; the first that has one
+    /// counts.
+    pub certificates: Vec<PathBuf>,
+    pub registries: RegistriesFiles,
+    pub daemon: DaemonPlace,
     /// The variant of the architecture that is wanted.
     pub variant: Option<String>,
     /// The manifest that a reference was found to mean, so that it can't change in between.
     pub pinned: Option<Digest>,
 }
 
+/// One way to a registry.
+pub struct Way {
+    pub registry: Registry,
+    /// Whether the next way is for the same registry, and for when this one can't be connected to.
+    pub is_first_of_two: bool,
+}
+
 impl Access {
-    /// The registry of a reference.
+    /// The registry to which an image is pushed, or which is logged in to.
     pub fn registry(&self, reference: &Reference, pushes: bool) -> Result<Registry, RemoteError> {
-        let directories =
-            CERTIFICATE_DIRECTORIES.iter().map(|directory| PathBuf::from(directory).join(reference.host()));
-        let certificates = directories.into_iter().find(|directory| directory.is_dir());
-        Registry::new(reference, Http::new(certificates.as_deref()), !self.no_https, &self.places, pushes)
+        let endpoints = self.registries.read()?.endpoints(reference, true)?;
+        let mut ways = Vec::new();
+        for endpoint in &endpoints {
+            ways.extend(self.ways_to(endpoint, pushes)?);
+        }
+        let mut found = Err(RemoteError::NotFound { what: reference.to_string() });
+        for Way { registry, is_first_of_two } in ways {
+            let is_there = !is_first_of_two || !matches!(registry.ping(), Err(RemoteError::Connection { .. }));
+            found = Ok(registry);
+            if is_there {
+                break;
+            }
+        }
+        found
+    }
+
+    /// The registries that may hold an image, in the order in which they are to be asked.
+    pub fn ways(&self, reference: &Reference) -> Result<Vec<Way>, RemoteError> {
+        let mut ways = Vec::new();
+        for endpoint in self.registries.read()?.endpoints(reference, false)? {
+            ways.extend(self.ways_to(&endpoint, false)?);
+        }
+        Ok(ways)
+    }
+
+    fn ways_to(&self, endpoint: &Endpoint, pushes: bool) -> Result<Vec<Way>, RemoteError> {
+        let reference = &endpoint.reference;
+        let mut tls = self.tls(reference.host());
+        tls.is_unchecked = endpoint.is_insecure;
+        // What was said for this one time was said to the registry that was named.
+        let said = self.places.said.clone().filter(|_| !endpoint.is_mirror);
+        let places = Places { said, ..self.places.clone() };
+        let way = |is_https, is_first_of_two| -> Result<Way, RemoteError> {
+            let registry = Registry::new(reference, Http::to_host(&tls)?, is_https, &places, pushes)?;
+            Ok(Way { registry, is_first_of_two })
+        };
+        match (self.no_https, endpoint.is_insecure) {
+            (true, _) => Ok(vec![way(false, false)?]),
+            (false, false) => Ok(vec![way(true, false)?]),
+            (false, true) => Ok(vec![way(true, true)?, way(false, false)?]),
+        }
+    }
+
+    /// What the directory of a registry's certificates holds: `*.crt` are authorities, `*.cert` with `*.key` a client's.
+    fn tls(&self, host: &str) -> Tls {
+        let directory = self.certificates.iter().map(|directory| directory.join(host)).find(|path| path.is_dir());
+        let listed = directory.and_then(|directory| fs::read_dir(directory).ok());
+        let mut files: Vec<PathBuf> = listed.into_iter().flatten().flatten().map(|entry| entry.path()).collect();
+        files.sort();
+        let has = |path: &Path, extension: &str| path.extension().is_some_and(|found| found == extension);
+        let client = files.iter().find(|path| has(path, "cert"));
+        Tls {
+            authorities: files.iter().filter(|path| has(path, "crt")).cloned().collect(),
+            client: client.map(|certificate| (certificate.clone(), certificate.with_extension("key"))),
+            is_unchecked: false,
+        }
     }
 }

@@ -289,7 +289,7 @@ impl Read for Following {
 }
 
 /// A file that only who holds it can reach.
-fn unnamed_file(directory: &Path) -> io::Result<File> {
+pub fn unnamed_file(directory: &Path) -> io::Result<File> {
     static NUMBER: AtomicUsize = AtomicUsize::new(0);
     let number = NUMBER.fetch_add(1, Ordering::Relaxed);
     let path = directory.join(format!(".blob-{}-{number}", std::process::id()));

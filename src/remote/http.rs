@@ -10,23 +10,29 @@
 //! port that they are for; an encrypted connection never leads to one that is not.
 
 use super::RemoteError;
+use super::proxy::proxy_for;
+use super::unix_socket::{NoNames, Socket};
 use std::fs;
 use std::hash::{BuildHasher, RandomState};
 use std::io::{self, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
+use ureq::config::ConfigBuilder;
 use ureq::http;
 pub use ureq::http::Method;
-use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
-use ureq::{Agent, SendBody};
+use ureq::tls::{Certificate, ClientCert, PemItem, PrivateKey, RootCerts, TlsConfig, parse_pem};
+use ureq::typestate::AgentScope;
+use ureq::{Agent, Proxy, SendBody};
 
 const MAX_REDIRECTS: usize = 10;
 /// How often a request is tried.
 const TRIES: u32 = 5;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long nothing may come.
-const STALL_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long nothing may come. Tests have less patience.
+const STALL_TIMEOUT: Duration = Duration::from_secs(if cfg!(test) { 2 } else { 60 });
+/// How long nothing may come from a daemon, which packs an image before it sends it.
+const DAEMON_TIMEOUT: Duration = Duration::from_secs(900);
 /// The first pause before another try; it doubles.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 /// The longest pause that a server can ask for.
@@ -44,6 +50,21 @@ const TRUSTED: &[&str] = &[
 /// Makes requests.
 pub struct Http {
     agent: Agent,
+    /// For hosts that the first one is not for: a registry's own certificates stay with it.
+    others: Option<Agent>,
+    /// Over a socket there is no proxy.
+    is_proxied: bool,
+}
+
+/// What encrypted connections to one host are made with, besides what this system trusts.
+#[derive(Clone, Debug, Default)]
+pub struct Tls {
+    /// Files of certificates that are trusted too.
+    pub authorities: Vec<PathBuf>,
+    /// A client's certificate and its key.
+    pub client: Option<(PathBuf, PathBuf)>,
+    /// Whoever answers is taken for the host.
+    pub is_unchecked: bool,
 }
 
 /// An address: scheme, host with port, and what stands behind.
@@ -73,6 +94,8 @@ pub enum Body<'a> {
     Bytes(&'a [u8]),
     /// So many bytes of what this opens.
     Stream(u64, &'a dyn Fn() -> io::Result<Box<dyn Read + Send + Sync>>),
+    /// All of what this opens, whose length nobody knows before; what broke is not sent again.
+    Endless(&'a dyn Fn() -> io::Result<Box<dyn Read + Send + Sync>>),
 }
 
 /// What a server answered.
@@ -186,20 +209,35 @@ fn without_secrets(text: &str) -> String {
 }
 
 impl Http {
-    /// Prepares connections; `extra` is a directory of certificates of one registry, if there is one.
-    pub fn new(extra: Option<&Path>) -> Self {
-        let mut config = Agent::config_builder()
-            .http_status_as_error(false)
-            .max_redirects(0)
-            .timeout_connect(Some(CONNECT_TIMEOUT))
-            .timeout_per_read(Some(STALL_TIMEOUT))
-            .timeout_per_write(Some(STALL_TIMEOUT))
-            .user_agent(concat!("sifu/", env!("CARGO_PKG_VERSION")))
-            .accept_encoding("identity");
-        if let Some(roots) = trusted(extra) {
-            config = config.tls_config(TlsConfig::builder().root_certs(roots).build());
+    /// Prepares connections to whatever host, by what this system trusts.
+    pub fn to_any_host() -> Self {
+        let agent = agent(trusted(&[]).map(|roots| TlsConfig::builder().root_certs(roots).build()));
+        Self { agent, others: None, is_proxied: true }
+    }
+
+    /// Prepares connections to one host, whose redirects lead to others too.
+    ///
+    /// # Errors
+    /// A client's certificate can't be used.
+    pub fn to_host(tls: &Tls) -> Result<Self, RemoteError> {
+        let mut config = TlsConfig::builder().disable_verification(tls.is_unchecked);
+        if let Some(roots) = trusted(&tls.authorities) {
+            config = config.root_certs(roots);
         }
-        Self { agent: config.build().new_agent() }
+        if let Some((certificate, key)) = &tls.client {
+            config = config.client_cert(Some(client_certificate(certificate, key)?));
+        }
+        let has_own = tls.is_unchecked || tls.client.is_some();
+        let others = has_own
+            .then(|| agent(trusted(&tls.authorities).map(|roots| TlsConfig::builder().root_certs(roots).build())));
+        Ok(Self { agent: agent(Some(config.build())), others, is_proxied: true })
+    }
+
+    /// Prepares connections to a socket in the file system.
+    pub fn over_socket(socket: &Path) -> Self {
+        let config = settings().timeout_per_read(Some(DAEMON_TIMEOUT)).build();
+        let agent = Agent::with_parts(config, Socket(socket.to_owned()), NoNames);
+        Self { agent, others: None, is_proxied: false }
     }
 
     /// Sends a request, again where that can help, and follows redirects of what only asks.
@@ -238,7 +276,8 @@ impl Http {
                 Err(RemoteError::Connection { is_passing: true, .. }) => None,
                 _ => return answer,
             };
-            if tried == TRIES || asked.is_some_and(|asked| asked > MAX_PAUSE) {
+            let is_repeatable = !matches!(request.body, Body::Endless(_));
+            if !is_repeatable || tried == TRIES || asked.is_some_and(|asked| asked > MAX_PAUSE) {
                 return answer;
             }
             tried += 1;
@@ -267,9 +306,22 @@ impl Http {
                 let opened = open().map_err(|source| RemoteError::Upload { source })?;
                 SendBody::from_owned_reader(opened.take(length))
             }
+            // In chunks.
+            Body::Endless(open) => {
+                SendBody::from_owned_reader(open().map_err(|source| RemoteError::Upload { source })?)
+            }
         };
         let built = builder.body(body).map_err(|error| failed(error.into()))?;
-        let (parts, body) = self.agent.run(built).map_err(failed)?.into_parts();
+        let agent = match &self.others {
+            Some(others) if !address.is_same_origin(&request.address) => others,
+            _ => &self.agent,
+        };
+        let mut sent = agent.configure_request(built);
+        if self.is_proxied {
+            let proxy = proxy_for(address, &|name| std::env::var(name).ok());
+            sent = sent.proxy(proxy.map(|proxy| Proxy::new(&proxy)).transpose().map_err(failed)?);
+        }
+        let (parts, body) = agent.run(sent.build()).map_err(failed)?.into_parts();
         Ok(Response {
             status: parts.status.as_u16(),
             headers: parts.headers,
@@ -307,28 +359,56 @@ pub fn jittered(pause: Duration) -> Duration {
     pause / 2 + (pause / 2).mul_f64(f64::from(random) / f64::from(u32::MAX))
 }
 
-/// The certificates of this system and of a registry's own directory. `None` where there are none: then those that
-/// come with the program count.
-fn trusted(extra: Option<&Path>) -> Option<RootCerts> {
-    let mut certificates: Vec<Certificate<'static>> = Vec::new();
-    let mut add = |path: &Path| {
-        let Ok(pem) = fs::read(path) else { return };
-        for item in parse_pem(&pem).flatten() {
-            if let PemItem::Certificate(certificate) = item {
-                certificates.push(certificate);
-            }
-        }
-    };
-    if let Some(system) = TRUSTED.iter().map(Path::new).find(|path| path.exists()) {
-        add(system);
+fn settings() -> ConfigBuilder<AgentScope> {
+    Agent::config_builder()
+        .http_status_as_error(false)
+        .max_redirects(0)
+        .timeout_connect(Some(CONNECT_TIMEOUT))
+        .timeout_per_read(Some(STALL_TIMEOUT))
+        .timeout_per_write(Some(STALL_TIMEOUT))
+        .user_agent(concat!("sifu/", env!("CARGO_PKG_VERSION")))
+        .accept_encoding("identity")
+        // Chosen for each request.
+        .proxy(None)
+}
+
+fn agent(tls: Option<TlsConfig>) -> Agent {
+    let settings = settings();
+    match tls {
+        Some(tls) => settings.tls_config(tls).build().new_agent(),
+        None => settings.build().new_agent(),
     }
-    let files = extra.and_then(|directory| fs::read_dir(directory).ok());
-    for path in files.into_iter().flatten().flatten().map(|entry| entry.path()) {
-        if path.extension().is_some_and(|extension| extension == "crt") {
-            add(&path);
-        }
-    }
+}
+
+/// The certificates of this system, and those of some files. `None` where there are none: then those that come with the
+/// program count.
+fn trusted(more: &[PathBuf]) -> Option<RootCerts> {
+    let system = TRUSTED.iter().map(Path::new).find(|path| path.exists());
+    let files = system.into_iter().chain(more.iter().map(PathBuf::as_path));
+    let certificates: Vec<Certificate<'static>> = files.flat_map(certificates).collect();
     if certificates.is_empty() { None } else { Some(RootCerts::Specific(Arc::new(certificates))) }
+}
+
+/// The certificates in a file; none where it can't be read.
+fn certificates(path: &Path) -> Vec<Certificate<'static>> {
+    let pem = fs::read(path).unwrap_or_default();
+    let items = parse_pem(&pem).flatten();
+    let certificates = items.filter_map(|item| match item {
+        PemItem::Certificate(certificate) => Some(certificate),
+        _ => None,
+    });
+    certificates.collect()
+}
+
+fn client_certificate(certificate: &Path, key: &Path) -> Result<ClientCert, RemoteError> {
+    let failed = |path: &Path, why: String| RemoteError::Credentials { path: path.display().to_string(), why };
+    let chain = certificates(certificate);
+    if chain.is_empty() {
+        return Err(failed(certificate, "it holds no certificate".to_owned()));
+    }
+    let pem = fs::read(key).map_err(|error| failed(key, crate::report::cause(&error)))?;
+    let key = PrivateKey::from_pem(&pem).map_err(|_| failed(key, "it holds no private key".to_owned()))?;
+    Ok(ClientCert::new_with_certs(&chain, key))
 }
 
 #[cfg(test)]

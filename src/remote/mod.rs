@@ -4,13 +4,18 @@
 //! Reference ──► Registry ──► documents, blobs ──► build::source       http: every request
 //!                  ▲                                                  credentials: whose name and password
 //!                  └── Credentials                                    download: blobs in parallel, resumed where they broke
+//! name ──► Daemon ──► an archive                                      unix_socket: where daemons listen; proxy: the way out
 //! ```
 
 pub mod access;
 pub mod credentials;
+pub mod daemon;
 pub mod download;
 pub mod http;
+mod proxy;
+pub mod registries;
 pub mod registry;
+mod unix_socket;
 
 use crate::oci::digest::Digest;
 use crate::oci::documents::DocumentError;
@@ -59,6 +64,19 @@ pub enum RemoteError {
     NotFound {
         what: String,
     },
+    /// No socket of a daemon.
+    NoDaemon {
+        looked: Vec<String>,
+    },
+    /// A daemon that does not answer, or not as daemons do.
+    Daemon {
+        daemon: String,
+        reason: String,
+    },
+    NotInDaemon {
+        image: String,
+        daemon: String,
+    },
     /// Another answer than the one that was hoped for.
     Status {
         host: String,
@@ -84,6 +102,16 @@ pub enum RemoteError {
     Document {
         what: String,
         source: DocumentError,
+    },
+    /// A file that says where registries are.
+    Registries {
+        path: String,
+        why: String,
+    },
+    /// A registry that is not to be used.
+    Blocked {
+        what: String,
+        prefix: String,
     },
     /// What is to be sent can't be read.
     Upload {
@@ -123,6 +151,11 @@ impl fmt::Display for RemoteError {
             }
             Self::Unauthorized { host, had_credentials: false } => write!(f, "{host} asks for a name and a password"),
             Self::NotFound { what } => write!(f, "{what} is not there"),
+            Self::NoDaemon { looked } => {
+                write!(f, "no daemon of Docker or Podman is there: neither {}", looked.join(" nor "))
+            }
+            Self::Daemon { daemon, reason } => write!(f, "cannot talk to the daemon at {daemon}: {reason}"),
+            Self::NotInDaemon { image, daemon } => write!(f, "the daemon at {daemon} holds no image `{image}`"),
             Self::Status { host, what, status, message } => {
                 write!(f, "{host} answers {status} for {what}")?;
                 if message.is_empty() { Ok(()) } else { write!(f, ": {message}") }
@@ -133,6 +166,10 @@ impl fmt::Display for RemoteError {
             }
             Self::Size { what, expected, found } => write!(f, "{what} has {found} bytes, and not {expected}"),
             Self::Document { what, source } => write!(f, "{what}: {source}"),
+            Self::Registries { path, why } => write!(f, "cannot use {path}: {why}"),
+            Self::Blocked { what, prefix } => {
+                write!(f, "{what} is not to be used: registries.conf blocks `{prefix}`")
+            }
             Self::Upload { source } => write!(f, "cannot read what is to be sent: {}", cause(source)),
             Self::Credentials { path, why } => write!(f, "cannot use the credentials in {path}: {why}"),
             Self::Helper { name, why } => write!(f, "the credential helper {name} gives nothing: {why}"),
@@ -162,6 +199,11 @@ impl Hint for RemoteError {
                 "Log in with `sifu registry login`, or set APPTAINER_DOCKER_USERNAME and APPTAINER_DOCKER_PASSWORD."
             }
             Self::NotFound { .. } => "Registries say so too of what one may not see: a login may help.",
+            Self::NoDaemon { .. } => {
+                "DOCKER_HOST or --docker-host says where it is; `podman system service` makes Podman answer."
+            }
+            Self::Daemon { .. } => "Look whether the daemon runs and its socket may be used by you.",
+            Self::NotInDaemon { .. } => "`docker images` or `podman images` lists what is there, for the same user.",
             Self::Status { status: 429, .. } => "Too many requests came from here: wait, or log in.",
             Self::Document { source, .. } => return source.hints(),
             Self::Digest { .. } | Self::Size { .. } => "It was damaged on its way or where it is kept: try again.",

@@ -5,20 +5,26 @@
 //!     GET REALM?service=…&scope=… ──► a token                     name and password go there
 //! GET … with the token ──► the manifest ──► blobs by digest
 //! POST /v2/REPOSITORY/blobs/uploads/ ──► where to PUT a blob ──► PUT /v2/REPOSITORY/manifests/TAG
+//!                                    ──► where to PATCH one of unknown length ──► PUT, with its digest
 //! ```
 
 use super::RemoteError;
 use super::credentials::{Login, Places};
-use super::http::{Address, Body, Http, Method, Request, Response};
-use crate::oci::digest::{Digest, Hasher};
+use super::http::{Address, Body, Http, Method, Request, Response, jittered};
+use crate::oci::digest::{Algorithm, Digest, Hasher};
 use crate::oci::documents::{DOCKER_LIST, DOCKER_MANIFEST, MAX_DOCUMENT_BYTES, OCI_INDEX, OCI_MANIFEST};
 use crate::oci::reference::Reference;
 use serde::Deserialize;
 use std::io::{self, Read};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 /// Largest answer of a token server.
 const MAX_TOKEN_BYTES: u64 = 1 << 20;
+/// How often a stream is sent.
+const STREAM_TRIES: u32 = 3;
+/// The first pause before it is sent again.
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
 /// How much of an error is shown.
 const MAX_MESSAGE_BYTES: u64 = 16 << 10;
 
@@ -143,15 +149,64 @@ impl Registry {
             return Ok(());
         }
         let what = || format!("the upload of {digest}");
+        let place = self.begin_upload(&what)?;
+        let place = place.with_query(&format!("digest={}", percent_encoded(&digest.to_string())));
+        let stored = self.ask(Method::PUT, &place, &[octets()], Body::Stream(size_bytes, open))?;
+        self.expect(stored, &[201], what).map(|_| ())
+    }
+
+    /// Stores what `open` gives as a blob whose digest and size are known when its end is; begins again when the connection
+    /// breaks.
+    pub fn push_stream(
+        &self,
+        open: &dyn Fn() -> io::Result<Box<dyn Read + Send + Sync>>,
+    ) -> Result<(Digest, u64), RemoteError> {
+        let mut tried = 1;
+        loop {
+            match self.try_push_stream(open) {
+                Err(
+                    RemoteError::Connection { is_passing: true, .. } | RemoteError::Status { status: 429 | 500.., .. },
+                ) if tried < STREAM_TRIES => {}
+                answer => return answer,
+            }
+            std::thread::sleep(jittered(FIRST_PAUSE * (1 << tried)));
+            tried += 1;
+        }
+    }
+
+    fn try_push_stream(
+        &self,
+        open: &dyn Fn() -> io::Result<Box<dyn Read + Send + Sync>>,
+    ) -> Result<(Digest, u64), RemoteError> {
+        let what = || "the upload of a layer".to_owned();
+        let place = self.begin_upload(&what)?;
+        let seen = Mutex::new(Seen::default());
+        let hashed = || -> io::Result<Box<dyn Read + Send + Sync>> {
+            let state = Seen::default();
+            *seen.lock().unwrap_or_else(PoisonError::into_inner) = state.clone();
+            Ok(Box::new(Hashed { stream: open()?, state }))
+        };
+        let taken = self.ask(Method::PATCH, &place, &[octets()], Body::Endless(&hashed))?;
+        let taken = self.expect(taken, &[202, 201, 204], what)?;
+        let (digest, size_bytes) = seen.into_inner().unwrap_or_else(PoisonError::into_inner).finish();
+        let place = match taken.header("location") {
+            Some(location) => taken.address.join(location)?,
+            None => place,
+        };
+        let place = place.with_query(&format!("digest={}", percent_encoded(&digest.to_string())));
+        // Checks that all of it arrived.
+        let stored = self.ask(Method::PUT, &place, &[octets()], Body::Bytes(b""))?;
+        self.expect(stored, &[201], what)?;
+        Ok((digest, size_bytes))
+    }
+
+    /// Asks for a place to send a blob to.
+    fn begin_upload(&self, what: &dyn Fn() -> String) -> Result<Address, RemoteError> {
         let begun = self.ask(Method::POST, &self.base.join("blobs/uploads/")?, &[], Body::Bytes(b""))?;
         let begun = self.expect(begun, &[202], what)?;
         let missing =
             RemoteError::Challenge { host: begun.address.authority.clone(), why: "it names no place for an upload" };
-        let place = begun.address.join(begun.header("location").ok_or(missing)?)?;
-        let place = place.with_query(&format!("digest={}", percent_encoded(&digest.to_string())));
-        let kind = ("Content-Type", "application/octet-stream".to_owned());
-        let stored = self.ask(Method::PUT, &place, &[kind], Body::Stream(size_bytes, open))?;
-        self.expect(stored, &[201], what).map(|_| ())
+        begun.address.join(begun.header("location").ok_or(missing)?)
     }
 
     /// Stores a manifest under a tag.
@@ -160,6 +215,14 @@ impl Registry {
         let kind = ("Content-Type", media_type.to_owned());
         let stored = self.ask(Method::PUT, &address, &[kind], Body::Bytes(bytes))?;
         self.expect(stored, &[201], || format!("the manifest {version}")).map(|_| ())
+    }
+
+    /// Sees whether anybody answers; whatever the answer is.
+    pub fn ping(&self) -> Result<(), RemoteError> {
+        let root = Address { path: "/v2/".to_owned(), ..self.base.clone() };
+        let body = Body::Empty;
+        let request = Request { method: Method::GET, address: root, headers: Vec::new(), authorization: None, body };
+        self.http.send(&request).map(|_| ())
     }
 
     /// Sees whether the registry takes the credentials.
@@ -297,6 +360,44 @@ impl Registry {
             404 => Err(RemoteError::NotFound { what: what() }),
             status => Err(RemoteError::Status { host, what: what(), status, message: message(response) }),
         }
+    }
+}
+
+fn octets() -> (&'static str, String) {
+    ("Content-Type", "application/octet-stream".to_owned())
+}
+
+/// What went by of a stream.
+#[derive(Clone)]
+struct Seen(Arc<Mutex<(Hasher, u64)>>);
+
+impl Default for Seen {
+    fn default() -> Self {
+        Self(Arc::new(Mutex::new((Hasher::new(Algorithm::Sha256), 0))))
+    }
+}
+
+impl Seen {
+    fn finish(self) -> (Digest, u64) {
+        let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (hasher, size_bytes) = std::mem::replace(&mut *seen, (Hasher::new(Algorithm::Sha256), 0));
+        (hasher.finish(), size_bytes)
+    }
+}
+
+/// A stream that is hashed while it is sent.
+struct Hashed {
+    stream: Box<dyn Read + Send + Sync>,
+    state: Seen,
+}
+
+impl Read for Hashed {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.stream.read(buffer)?;
+        let mut seen = self.state.0.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.0.update(&buffer[..count]);
+        seen.1 += count as u64;
+        Ok(count)
     }
 }
 

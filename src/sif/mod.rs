@@ -37,6 +37,8 @@ pub use writer::{Creation, CreationOptions, Deletion, NewObject, ObjectSink, Sta
 
 /// The launch line of images that can be executed: the kernel runs `run-singularity IMAGE`.
 pub const LAUNCH_LINE: &[u8] = b"#!/usr/bin/env run-singularity\n";
+/// The object that holds the configuration of the OCI or Docker image that a SIF file was made from.
+pub const CONFIG_OBJECT: &str = "oci-config.json";
 /// Descriptors of a new image, unless asked otherwise.
 pub const DEFAULT_CAPACITY: u32 = 48;
 /// The largest descriptor table that is read: 65536 records are 36 MiB.

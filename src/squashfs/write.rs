@@ -80,6 +80,8 @@ pub enum Stage {
     Packing,
     /// What an image is made of comes from elsewhere.
     Fetching,
+    /// An image goes elsewhere.
+    Sending,
 }
 
 /// What was written.

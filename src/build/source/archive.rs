@@ -38,8 +38,14 @@ impl Archive {
     /// Opens an archive and reads where its files are.
     pub fn open(path: &Path) -> Result<Self, LayeredError> {
         let name = path.display().to_string();
+        let opened = File::open(path).map_err(|source| LayeredError::Read { what: name.clone(), source })?;
+        Self::of_file(opened, name)
+    }
+
+    /// The same for a file that is open; `name` is what errors call it.
+    pub fn of_file(file: File, name: String) -> Result<Self, LayeredError> {
         let failed = |source| LayeredError::Read { what: name.clone(), source };
-        let file = Arc::new(File::open(path).map_err(failed)?);
+        let file = Arc::new(file);
         if file.metadata().map_err(failed)?.is_dir() {
             return Err(failed(io::ErrorKind::IsADirectory.into()));
         }

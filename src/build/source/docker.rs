@@ -7,7 +7,7 @@ use crate::oci::digest::{Digest, Hasher};
 use crate::oci::documents::{Descriptor, Document, DocumentError, ImageConfig, Manifest, Platform, SIF_LAYER, choose};
 use crate::oci::reference::Reference;
 use crate::remote::RemoteError;
-use crate::remote::access::Access;
+use crate::remote::access::{Access, Way};
 use crate::remote::download::{self, Downloads};
 use crate::remote::registry::Registry;
 use crate::squashfs::write::{Progress, Stage};
@@ -53,7 +53,27 @@ pub(super) fn reference(header: &Header) -> Result<Reference, BuildError> {
 
 /// Finds the manifest that a reference means on a platform.
 pub fn resolve(reference: &Reference, access: &Access, wanted: &Platform) -> Result<Resolved, BuildError> {
-    let registry = access.registry(reference, false)?;
+    let mut last = None;
+    let mut skips_next = false;
+    for Way { registry, is_first_of_two } in access.ways(reference)? {
+        if std::mem::replace(&mut skips_next, false) {
+            continue;
+        }
+        match resolve_in(registry, access, wanted) {
+            Ok(resolved) => return Ok(resolved),
+            Err(error) => {
+                // Without encryption only where nobody answers with it: an answer is an answer.
+                skips_next = is_first_of_two && !matches!(error, RemoteError::Connection { .. });
+                last = Some(error);
+            }
+        }
+    }
+    // The registry itself is asked last: what it says counts.
+    Err(last.unwrap_or(RemoteError::NotFound { what: reference.to_string() }).into())
+}
+
+fn resolve_in(registry: Registry, access: &Access, wanted: &Platform) -> Result<Resolved, RemoteError> {
+    let reference = registry.reference.clone();
     let mut version = access.pinned.as_ref().map_or_else(|| reference.version(), Digest::to_string);
     let mut is_chosen = access.pinned.is_some();
     for _ in 0..MAX_INDEXES {
@@ -71,7 +91,7 @@ pub fn resolve(reference: &Reference, access: &Access, wanted: &Platform) -> Res
             }
         }
     }
-    Err(RemoteError::Document { what: reference.to_string(), source: DocumentError::Neither }.into())
+    Err(RemoteError::Document { what: reference.to_string(), source: DocumentError::Neither })
 }
 
 impl DockerImage {

@@ -36,33 +36,37 @@ impl DockerArchive {
     /// Opens the archive and reads what it says.
     pub fn open(&self, wanted: &Platform) -> Result<Layered, LayeredError> {
         let (path, name) = split(&self.from);
-        let archive = Archive::open(Path::new(path))?;
-        let place = archive.name.clone();
-        let bytes = document(&archive, "manifest.json", &place)?;
-        let rows: Vec<Row> = parsed("manifest", &place, &bytes)?;
-        let row = choose(rows, name, &place)?;
-        let config_bytes = document(&archive, &row.config, &place)?;
-        let failed = |source| LayeredError::Document { what: format!("{} of {place}", row.config), source };
-        let config = ImageConfig::parse(&config_bytes).map_err(failed)?;
-        config.check_platform(wanted).map_err(failed)?;
-        let diff_ids = config.diff_ids().map_err(failed)?;
-        let count = row.layers.len();
-        if count > MAX_LAYERS {
-            return Err(failed(DocumentError::TooManyLayers { count }));
-        }
-        if diff_ids.len() != count {
-            return Err(failed(DocumentError::LayerCount { manifest: count, config: diff_ids.len() }));
-        }
-        if let Some(missing) = row.layers.iter().find(|layer| !archive.has(layer)) {
-            return Err(LayeredError::Missing { what: missing.clone(), place });
-        }
-        let blob = |(name, id): (String, _)| {
-            let size_bytes = archive.size_bytes(&name);
-            Blob { name, digest: None, diff_id: Some(id), size_bytes }
-        };
-        let layers: Vec<Blob> = row.layers.into_iter().zip(diff_ids).map(blob).collect();
-        Ok(Layered::new(Arc::new(archive), layers, config, config_bytes))
+        image(Archive::open(Path::new(path))?, name, wanted)
     }
+}
+
+/// Reads what an archive says of an image; of several, `name` is meant.
+pub(super) fn image(archive: Archive, name: Option<&str>, wanted: &Platform) -> Result<Layered, LayeredError> {
+    let place = archive.name.clone();
+    let bytes = document(&archive, "manifest.json", &place)?;
+    let rows: Vec<Row> = parsed("manifest", &place, &bytes)?;
+    let row = choose(rows, name, &place)?;
+    let config_bytes = document(&archive, &row.config, &place)?;
+    let failed = |source| LayeredError::Document { what: format!("{} of {place}", row.config), source };
+    let config = ImageConfig::parse(&config_bytes).map_err(failed)?;
+    config.check_platform(wanted).map_err(failed)?;
+    let diff_ids = config.diff_ids().map_err(failed)?;
+    let count = row.layers.len();
+    if count > MAX_LAYERS {
+        return Err(failed(DocumentError::TooManyLayers { count }));
+    }
+    if diff_ids.len() != count {
+        return Err(failed(DocumentError::LayerCount { manifest: count, config: diff_ids.len() }));
+    }
+    if let Some(missing) = row.layers.iter().find(|layer| !archive.has(layer)) {
+        return Err(LayeredError::Missing { what: missing.clone(), place });
+    }
+    let blob = |(name, id): (String, _)| {
+        let size_bytes = archive.size_bytes(&name);
+        Blob { name, digest: None, diff_id: Some(id), size_bytes }
+    };
+    let layers: Vec<Blob> = row.layers.into_iter().zip(diff_ids).map(blob).collect();
+    Ok(Layered::new(Arc::new(archive), layers, config, config_bytes))
 }
 
 impl Blobs for Archive {

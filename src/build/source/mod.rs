@@ -14,6 +14,7 @@ mod debootstrap;
 mod dnf;
 pub mod docker;
 mod docker_archive;
+mod docker_daemon;
 mod host_tool;
 pub mod layered;
 mod localimage;
@@ -28,6 +29,7 @@ pub use debootstrap::{Debootstrap, DebootstrapError};
 pub use dnf::Dnf;
 pub use docker::{DockerImage, OrasImage};
 pub use docker_archive::DockerArchive;
+pub use docker_daemon::DockerDaemon;
 pub use host_tool::ToolError;
 pub use layered::Layered;
 pub use localimage::LocalImage;
@@ -54,6 +56,8 @@ pub enum Source {
     LocalImage(LocalImage),
     /// An archive that `docker save` wrote.
     DockerArchive(DockerArchive),
+    /// An image that a daemon holds.
+    DockerDaemon(DockerDaemon),
     /// An OCI layout, as a directory or in an archive.
     Oci(OciLayout),
     /// An image in a registry.
@@ -73,10 +77,10 @@ pub enum Source {
 }
 
 /// Agents of images that are no file of sifu's: what a URI on the command line can name.
-const NAMED_BY_URI: &[&str] = &["docker", "docker-archive", "oci", "oci-archive", "oras"];
+const NAMED_BY_URI: &[&str] = &["docker", "docker-archive", "docker-daemon", "oci", "oci-archive", "oras"];
 
 /// Agents of Apptainer that are not in [`Source`].
-const LATER: &[&str] = &["buildkit", "docker-daemon", "dockerfile", "http", "https", "ipfs", "library", "shub"];
+const LATER: &[&str] = &["buildkit", "dockerfile", "http", "https", "ipfs", "library", "shub"];
 
 /// What an agent may use.
 pub struct Fetching<'a> {
@@ -133,6 +137,7 @@ impl Source {
             "scratch" => Ok(Self::Scratch),
             "localimage" => Ok(Self::LocalImage(LocalImage::of(header)?)),
             "docker-archive" => Ok(Self::DockerArchive(DockerArchive { from: from(header)? })),
+            "docker-daemon" => Ok(Self::DockerDaemon(DockerDaemon { from: from(header)? })),
             "oci" => Ok(Self::Oci(OciLayout { from: from(header)?, is_archive: false })),
             "docker" => Ok(Self::Docker(DockerImage { reference: docker::reference(header)? })),
             "oras" => Ok(Self::Oras(OrasImage { reference: docker::reference(header)? })),
@@ -161,6 +166,9 @@ impl Source {
             Self::Scratch => Ok(scratch::fetch()),
             Self::LocalImage(image) => image.fetch(fetching),
             Self::DockerArchive(archive) => Ok(Root::of_layers(archive.open(&fetching.platform())?)),
+            Self::DockerDaemon(image) => {
+                Ok(Root::of_layers(image.open(fetching.access, &fetching.platform(), fetching.work)?))
+            }
             Self::Oci(layout) => Ok(Root::of_layers(layout.open(&fetching.platform())?)),
             Self::Docker(image) => {
                 Ok(Root::of_layers(image.open(fetching.access, &fetching.platform(), fetching.work)?))

@@ -78,7 +78,7 @@ impl Debootstrap {
             debian_name(architecture).ok_or(DebootstrapError::Architecture { name: architecture.name() })?;
         (fetching.say)(Note::Doing("Reading the indexes of packages..."));
         let repositories = self.repositories(architecture)?;
-        let http = Http::new(None);
+        let http = Http::to_any_host();
         let suites = self.suites(&http, &repositories, architecture, fetching)?;
         let mut index = Index::default();
         for (number, suite) in suites.iter().enumerate() {
@@ -156,7 +156,7 @@ impl Debootstrap {
 
 /// A file by its address, of no more than `limit` bytes.
 pub(super) fn fetch_file(address: &str, limit: u64) -> Result<Vec<u8>, DebootstrapError> {
-    archive::bytes(&Http::new(None), address, limit)
+    archive::bytes(&Http::to_any_host(), address, limit)
 }
 
 /// Debian's name of an architecture; `None` where Debian has none.

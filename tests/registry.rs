@@ -1,0 +1,6 @@
+//! Registries: what is pushed and pulled, with Debian's docker-registry on the loopback and images made by umoci.
+
+mod daemon;
+mod pull;
+mod push;
+mod real;
