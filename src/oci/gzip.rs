@@ -154,7 +154,7 @@ mod tests {
 
     #[test]
     fn pieces_come_out_in_their_order_whatever_the_number_of_threads() {
-        let bytes: Vec<u8> = (0..5 * PIECE_BYTES + 77).map(|at| (at * at >> 11) as u8).collect();
+        let bytes: Vec<u8> = (0..5 * PIECE_BYTES + 77).map(|at| ((at * at) >> 11) as u8).collect();
         let (one, digest) = compressed(1, &bytes);
         assert_eq!(digest, Some(Digest::of(&bytes)));
         assert_eq!(compressed(7, &bytes).0, one);
