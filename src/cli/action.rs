@@ -57,6 +57,7 @@ pub fn run(request: &LaunchRequest) -> Result<ExitCode, Failure> {
     let journal = plan.emulation.as_ref().map(records).transpose()?;
     match start(&plan, images, journal).map_err(|error| explained(&error, fuse))? {
         Launched::Ended(ended) => Ok(ExitCode::from(end_alike(ended))),
+        Launched::Left(_) => Ok(ExitCode::SUCCESS),
         Launched::Inside(entered) => {
             for warning in &entered.warnings {
                 if warning.is_harmless() { report::verbose(warning) } else { report::warning(warning) }
@@ -317,7 +318,7 @@ fn parent() -> (u32, u64) {
     (id, unpack::start_of(id).unwrap_or(0))
 }
 
-fn allowed_kind(site: &SiteConfig, kind: ImageKind) -> Result<(), Failure> {
+pub(super) fn allowed_kind(site: &SiteConfig, kind: ImageKind) -> Result<(), Failure> {
     let (allowed, what, directive) = match kind {
         ImageKind::Sif => (site.allow_container_sif, "SIF files", "allow container sif"),
         ImageKind::Squashfs => (site.allow_container_squashfs, "bare SquashFS files", "allow container squashfs"),
@@ -420,7 +421,7 @@ fn pass_on(output: &Output) {
 }
 
 /// Says why a launch failed, by the switches of the host where the host refused it.
-fn explained(error: &PerformError, fuse: FuseDevice) -> Failure {
+pub(super) fn explained(error: &PerformError, fuse: FuseDevice) -> Failure {
     match error {
         PerformError::Stage { stage, errno } => {
             failure(&diagnosis::explain(attempt(*stage), *errno as i32, &switches::observe(), fuse))

@@ -12,6 +12,8 @@ pub enum Applet {
     Singularity,
     /// What a SIF file names in its first line: `run` with warnings and errors only.
     RunSingularity,
+    /// The name of an OCI runtime: `oci`.
+    Oci,
 }
 
 impl Applet {
@@ -22,6 +24,7 @@ impl Applet {
             b"apptainer" => Self::Apptainer,
             b"singularity" => Self::Singularity,
             b"run-singularity" => Self::RunSingularity,
+            b"sifu-oci" => Self::Oci,
             _ => Self::Sifu,
         }
     }
@@ -33,6 +36,7 @@ impl Applet {
             Self::Apptainer => "apptainer",
             Self::Singularity => "singularity",
             Self::RunSingularity => "run-singularity",
+            Self::Oci => "sifu",
         }
     }
 
@@ -40,6 +44,7 @@ impl Applet {
     pub fn leading_words(self) -> &'static [&'static str] {
         match self {
             Self::RunSingularity => &["--quiet", "run"],
+            Self::Oci => &["oci"],
             _ => &[],
         }
     }
@@ -56,6 +61,7 @@ mod tests {
             ("/usr/bin/apptainer", Applet::Apptainer),
             ("./singularity", Applet::Singularity),
             ("run-singularity", Applet::RunSingularity),
+            ("/usr/local/bin/sifu-oci", Applet::Oci),
             ("/opt/apptainer/bin/other", Applet::Sifu),
             ("apptainer/", Applet::Sifu),
             ("", Applet::Sifu),

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use super::elsewhere::{self, ELSEWHERE};
 use super::flags::{Command, Does, Flag, Rest, Said, os};
-use super::{action, answer, completion, config, inspect, registry, run_help, sif, version};
+use super::{action, answer, completion, config, inspect, oci, registry, run_help, sif, version};
 use crate::build::sections::Secret;
 use crate::launch::request::Verb;
 use crate::remote::access::Access;
@@ -28,6 +28,47 @@ const ROOT_EXAMPLES: &[(&str, &str)] = &[
     ("sifu exec image.sif python3 script.py", "Run a program of the image on files of the current directory"),
     ("sifu help exec", "Explain one command"),
     ("sifu doctor", "Tell what this machine allows, and how to cure what it does not"),
+];
+
+const OCI: Command = Command::group("oci", OCI_VERBS, "Run OCI bundles")
+    .flags(&[oci::OF_RUNTIME])
+    .text(
+        "The command line of an OCI runtime, for those who call one: podman, Slurm. A bundle is a directory with a config.json, whose \
+         root.path is a directory or an image. Containers run as their caller, in the caller's cgroup. The same command line is \
+         understood without the word `oci` under the name sifu-oci.",
+        &[
+            ("sifu oci run --bundle DIRECTORY job1", "Run a bundle, and wait for it"),
+            ("podman --runtime /usr/local/bin/sifu-oci run IMAGE", "Let podman run containers by sifu"),
+        ],
+    );
+
+const OCI_VERBS: &[Command] = &[
+    Command::later("attach", "A container's standard streams are those of `sifu oci create`.", "Attach to a container"),
+    Command::verb("create", oci::create, "Make a container, up to its command")
+        .flags(&[oci::OF_CREATE, oci::OF_RUNTIME])
+        .words(&["ID"], Rest::Nothing),
+    Command::verb("delete", oci::delete, "Remove what is kept of a container that has ended")
+        .flags(&[oci::OF_DELETE, oci::OF_RUNTIME])
+        .words(&["ID"], Rest::Nothing),
+    Command::later("exec", "", "Run another command in a container"),
+    Command::verb("kill", oci::kill, "Send a signal to a container's command")
+        .flags(&[oci::OF_KILL, oci::OF_RUNTIME])
+        .words(&["ID"], Rest::Words("SIGNAL")),
+    Command::verb("list", oci::list, "List containers: id, status, bundle").flags(&[oci::OF_RUNTIME]),
+    Command::later("mount", "Let root.path of a config.json name the image.", "Make a bundle of an image"),
+    Command::later("pause", "`sifu oci kill --all ID STOP` stops its processes.", "Stop all processes of a container"),
+    Command::later("resume", "`sifu oci kill --all ID CONT` lets its processes go on.", "Let a container go on"),
+    Command::verb("run", oci::run, "Make a container, start it, and wait for its end")
+        .flags(&[oci::OF_CREATE, oci::OF_RUN, oci::OF_RUNTIME])
+        .words(&["ID"], Rest::Nothing),
+    Command::verb("start", oci::start, "Start the command of a container that was made")
+        .flags(&[oci::OF_RUNTIME])
+        .words(&["ID"], Rest::Nothing),
+    Command::verb("state", oci::state, "Print the state of a container as JSON")
+        .flags(&[oci::OF_RUNTIME])
+        .words(&["ID"], Rest::Nothing),
+    Command::later("umount", "", "Take a bundle of an image down"),
+    Command::later("update", "", "Change the limits of a container"),
 ];
 
 const OF_ACTION: &[&[Flag]] = &[ACTION, ACCELERATORS, ELSEWHERE];
@@ -59,10 +100,7 @@ const VERBS: &[Command] = &[
         .aliases(&["keys"])
         .text("Commands: export, import, list, newpair, pull, push, remove, search.", &[]),
     Command::later("keyserver", "", "Manage key servers").text("Commands: add, list, login, logout, remove.", &[]),
-    Command::later("oci", "", "Run OCI bundles").text(
-        "Commands: attach, create, delete, exec, kill, mount, pause, resume, run, start, state, umount, update.",
-        &[],
-    ),
+    OCI,
     Command::later(
         "overlay",
         "For changes that need not last use --writable-tmpfs; for lasting ones use --writable on a directory.",

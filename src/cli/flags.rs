@@ -12,6 +12,7 @@ use super::build::BuildOptions;
 use super::cache::CacheOptions;
 use super::elsewhere::ElsewhereOptions;
 use super::inspect::InspectOptions;
+use super::oci::OciOptions;
 use super::pull::PullOptions;
 use super::registry::LoginOptions;
 use super::sif::AddOptions;
@@ -35,6 +36,7 @@ pub struct Said {
     pub cache: CacheOptions,
     pub config: Config,
     pub doctor: Doctor,
+    pub oci: OciOptions,
     /// The words after the verb, in order.
     pub words: Vec<OsString>,
 }

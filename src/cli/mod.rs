@@ -18,6 +18,7 @@ pub mod flags;
 pub mod help;
 pub mod inspect;
 pub mod man;
+pub mod oci;
 pub mod parse;
 pub mod progress;
 pub mod pull;

@@ -267,7 +267,10 @@ impl Parser {
         let Some(flag) = self.flags().find(|flag| flag.has_name(name)) else {
             match name {
                 b"help" => return Ok(Step::End(Ending::Help)),
-                b"version" if self.path.len() == 1 => return Ok(Step::End(Ending::Version)),
+                // Callers of a runtime ask it for its version, not sifu for that of `oci`.
+                b"version" if self.path.len() == 1 || (self.applet == Applet::Oci && self.path.len() == 2) => {
+                    return Ok(Step::End(Ending::Version));
+                }
                 _ => {}
             }
             let name = lossy(name);

@@ -27,14 +27,14 @@ pub fn print_long(applet: Applet) -> Result<ExitCode, Failure> {
 
 fn number(applet: Applet) -> &'static str {
     match applet {
-        Applet::Sifu => SIFU,
+        Applet::Sifu | Applet::Oci => SIFU,
         Applet::Apptainer | Applet::Singularity | Applet::RunSingularity => APPTAINER,
     }
 }
 
 fn long(applet: Applet) -> String {
     // `singularity` of an Apptainer installation answers as Apptainer as well.
-    let name = if applet == Applet::Sifu { "sifu" } else { "apptainer" };
+    let name = if matches!(applet, Applet::Sifu | Applet::Oci) { "sifu" } else { "apptainer" };
     format!("{name} version {}\n", number(applet))
 }
 

@@ -238,19 +238,28 @@ pub fn assemble(request: &LaunchRequest, site: &SiteConfig, parts: Parts) -> Res
     let keep = kept_capabilities(request, site, &parts.who.identity)?;
     Ok(LaunchPlan {
         identity: parts.who.identity,
-        namespaces: Namespaces { pid: request.pid, ipc: request.ipc, uts: request.uts, net: request.net },
+        namespaces: Namespaces {
+            pid: request.pid,
+            ipc: request.ipc,
+            uts: request.uts,
+            net: request.net,
+            cgroup: false,
+        },
+        join: Vec::new(),
         private_mounts: !site.mount_slave,
         share: None,
         hostname: request.hostname.clone(),
         steps: parts.layout.steps,
         umask: request.no_umask.then_some(USUAL_UMASK),
+        user: None,
+        limits: Vec::new(),
         capabilities: Capabilities { keep },
         seccomp: parts.seccomp,
         emulation: parts.emulation,
         directory: Directory { candidates: parts.layout.directories },
         environment: parts.environment,
         command: parts.command,
-        parent: Parent { init: request.pid && !request.no_init, remove: parts.remove },
+        parent: Parent { init: request.pid && !request.no_init, detached: false, remove: parts.remove },
     })
 }
 

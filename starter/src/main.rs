@@ -50,5 +50,6 @@ fn run() -> Result<ExitCode, String> {
             Err(exec(&plan, &entered.environment).to_string())
         }
         Launched::Ended(ended) => Ok(ExitCode::from(end_alike(ended))),
+        Launched::Left(_) => Ok(ExitCode::SUCCESS),
     }
 }

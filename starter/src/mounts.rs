@@ -119,6 +119,17 @@ impl Mounts {
         }
     }
 
+    /// Adds attributes to the mount whose root `place` is open on, and to those below it; EINVAL where it is on none.
+    pub fn restrict_place(&self, place: BorrowedFd<'_>, attributes: u64) -> nix::Result<()> {
+        if self.stage.get().is_none() {
+            match sys::mount_setattr(place, attributes, true) {
+                Err(errno) if refused(errno) => {}
+                done => return done,
+            }
+        }
+        remount(place, flags_of(place)?, as_flags(attributes))
+    }
+
     fn either(
         &self,
         by_descriptor: impl FnOnce() -> nix::Result<OwnedFd>,

@@ -18,7 +18,9 @@
 use crate::image_server::{send_fuse, send_mount_namespace, send_user_namespace};
 use crate::mounts::{FsOption, Mount, Mounts, by_number};
 use crate::paths::{ContainerPath, HostPath};
-use crate::plan::{Access, Command, IdRange, Identity, LaunchPlan, Need, Node, NodeContent, Step};
+use crate::plan::{
+    Access, Command, IdRange, Identity, LaunchPlan, Limit, NamespaceKind, Need, Node, NodeContent, Step, User,
+};
 use crate::resolve::open_inside;
 use crate::supervise::{self, Ended};
 use crate::sys::{self, mount_attr};
@@ -30,7 +32,10 @@ use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::signal::Signal;
 use nix::sys::stat::{FileStat, Mode, SFlag, fchmod, fstat, mkdirat, umask};
-use nix::unistd::{chdir, chroot, execve, fchdir, sethostname, symlinkat};
+use nix::unistd::{
+    AccessFlags, Gid, Uid, access, chdir, chroot, execve, fchdir, setgroups, sethostname, setresgid, setresuid,
+    symlinkat,
+};
 use std::convert::Infallible;
 use std::ffi::{CString, OsStr};
 use std::fmt;
@@ -69,17 +74,46 @@ pub enum Stage {
 #[derive(Debug)]
 pub enum PerformError {
     /// The host refused something that every such plan needs.
-    Stage { stage: Stage, errno: Errno },
+    Stage {
+        stage: Stage,
+        errno: Errno,
+    },
     /// One step failed.
-    Step { step: String, problem: StepProblem },
+    Step {
+        step: String,
+        problem: StepProblem,
+    },
     /// Nothing can be done without a server of images, and none was given.
     NoServer,
     /// Something that should never fail did.
-    System { doing: &'static str, errno: Errno },
+    System {
+        doing: &'static str,
+        errno: Errno,
+    },
+    /// A namespace of another process can't be entered.
+    Join {
+        path: HostPath,
+        errno: Errno,
+    },
+    /// The command can't be this user.
+    User {
+        user: User,
+        errno: Errno,
+    },
+    Limit {
+        limit: Limit,
+        errno: Errno,
+    },
     /// None of the directories can be entered.
-    Directory { path: ContainerPath, errno: Errno },
+    Directory {
+        path: ContainerPath,
+        errno: Errno,
+    },
     /// The command was not started.
-    Command { name: Vec<u8>, errno: Errno },
+    Command {
+        name: Vec<u8>,
+        errno: Errno,
+    },
 }
 
 /// What a step stumbled over.
@@ -126,6 +160,15 @@ impl fmt::Display for PerformError {
             },
             Self::NoServer => f.write_str("the plan names an image and no image server was given"),
             Self::System { doing, errno } => write!(f, "cannot {doing}: {}", words(*errno)),
+            Self::Join { path, errno } => {
+                write!(f, "cannot enter the namespace {}: {}", path.as_path().display(), words(*errno))
+            }
+            Self::User { user, errno } => {
+                write!(f, "cannot become user {} and group {}: {}", user.uid, user.gid, words(*errno))
+            }
+            Self::Limit { limit: Limit { resource, soft, hard }, errno } => {
+                write!(f, "cannot set the limit {resource} to {soft}, {hard} at most: {}", words(*errno))
+            }
             Self::Directory { path, errno } => {
                 write!(f, "cannot start in {path} in the container: {}", words(*errno))
             }
@@ -195,6 +238,8 @@ pub enum Launched {
     Inside(Entered),
     /// This process stayed outside as the command's parent, and the command has ended.
     Ended(Ended),
+    /// This process is outside, and process 1 of the container, which has this id here, needs it no longer.
+    Left(i32),
 }
 
 /// Does everything of `plan` but its command. `server` is the socket to the image server, `supervisor` that to the
@@ -212,17 +257,21 @@ pub fn launch(
     let callers_umask = umask(Mode::empty());
     let restore = plan.umask.map_or(callers_umask, Mode::from_bits_truncate);
     let reached = (|| {
+        let joined = open_joined(plan)?;
         become_somebody(&plan.identity)?;
         let fuse = open_fuse(plan)?;
-        unshare_the_rest(plan)?;
-        if !plan.namespaces.pid {
+        enter_namespaces(plan, joined)?;
+        if !plan.has_pid_namespace() {
             return enter(plan, fuse, server, supervisor).map(Launched::Inside);
         }
-        match supervise::fork_first_process()? {
+        match supervise::fork_first_process(plan.parent.detached)? {
             supervise::Forked::Parent(ended) => Ok(Launched::Ended(ended)),
+            supervise::Forked::Left(child) => Ok(Launched::Left(child)),
             supervise::Forked::Child(first) => {
                 let entered = enter(plan, fuse, server, supervisor)?;
-                if plan.parent.init {
+                if plan.parent.detached {
+                    first.detach()?;
+                } else if plan.parent.init {
                     first.stay_as_init()?;
                 }
                 Ok(Launched::Inside(entered))
@@ -332,9 +381,22 @@ fn map_ranges(
         }
         _ => return Err(PerformError::Stage { stage: Stage::RunNewuidmap, errno: Errno::EPERM }),
     }
-    // The ids are mapped: this process is root in the namespace already, the caller's id being its root.
+    // The ids are mapped: where the caller's own is among them, this process is somebody in the namespace already.
+    // Who is nobody can make no files.
+    let system = |doing| move |errno| PerformError::System { doing, errno };
+    if nix::unistd::getgid().as_raw() == OVERFLOW_ID {
+        setresgid(ROOT_GROUP, ROOT_GROUP, ROOT_GROUP).map_err(system("become the root group of the container"))?;
+    }
+    if nix::unistd::getuid().as_raw() == OVERFLOW_ID {
+        setresuid(ROOT, ROOT, ROOT).map_err(system("become root of the container"))?;
+    }
     Ok(())
 }
+
+/// What a user namespace shows of ids that it does not map.
+const OVERFLOW_ID: u32 = 65534;
+const ROOT: Uid = Uid::from_raw(0);
+const ROOT_GROUP: Gid = Gid::from_raw(0);
 
 fn errno_of(error: &std::io::Error) -> Errno {
     error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)
@@ -349,7 +411,29 @@ fn open_fuse(plan: &LaunchPlan) -> Result<Vec<OwnedFd>, PerformError> {
         .collect()
 }
 
-fn unshare_the_rest(plan: &LaunchPlan) -> Result<(), PerformError> {
+/// Opens the namespaces of other processes, as the caller sees them.
+fn open_joined(plan: &LaunchPlan) -> Result<Vec<(OwnedFd, CloneFlags, &HostPath)>, PerformError> {
+    plan.join
+        .iter()
+        .map(|joined| {
+            let flag = match joined.kind {
+                NamespaceKind::Pid => CloneFlags::CLONE_NEWPID,
+                NamespaceKind::Ipc => CloneFlags::CLONE_NEWIPC,
+                NamespaceKind::Uts => CloneFlags::CLONE_NEWUTS,
+                NamespaceKind::Net => CloneFlags::CLONE_NEWNET,
+                NamespaceKind::Cgroup => CloneFlags::CLONE_NEWCGROUP,
+            };
+            let opened = open(joined.path.as_path(), OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty());
+            let opened = opened.map_err(|errno| PerformError::Join { path: joined.path.clone(), errno })?;
+            Ok((opened, flag, &joined.path))
+        })
+        .collect()
+}
+
+fn enter_namespaces(plan: &LaunchPlan, joined: Vec<(OwnedFd, CloneFlags, &HostPath)>) -> Result<(), PerformError> {
+    for (namespace, flag, path) in joined {
+        setns(namespace, flag).map_err(|errno| PerformError::Join { path: path.clone(), errno })?;
+    }
     let n = plan.namespaces;
     let kinds = [
         (true, CloneFlags::CLONE_NEWNS, Stage::UnshareMounts),
@@ -360,6 +444,10 @@ fn unshare_the_rest(plan: &LaunchPlan) -> Result<(), PerformError> {
     ];
     for (_, flag, stage) in kinds.into_iter().filter(|(wanted, _, _)| *wanted) {
         unshare(flag).map_err(|errno| PerformError::Stage { stage, errno })?;
+    }
+    if n.cgroup {
+        unshare(CloneFlags::CLONE_NEWCGROUP)
+            .map_err(|errno| PerformError::System { doing: "make a cgroup namespace", errno })?;
     }
     // In a user namespace of its own the copies are slaves already.
     let propagation = match (plan.private_mounts, &plan.identity) {
@@ -501,9 +589,16 @@ fn settle(
     let privileged = plan.identity == Identity::Privileged;
     nix::sys::prctl::set_no_new_privs()
         .map_err(|errno| PerformError::System { doing: "give up new privileges", errno })?;
-    let everything = privileged && keep == u64::MAX;
+    for limit in &plan.limits {
+        sys::set_limit(limit.resource, limit.soft, limit.hard)
+            .map_err(|errno| PerformError::Limit { limit: *limit, errno })?;
+    }
+    let mine = sys::effective_capabilities().unwrap_or(0);
+    if let Some(user) = &plan.user {
+        become_user(user).map_err(|errno| PerformError::User { user: user.clone(), errno })?;
+    }
+    let everything = privileged && keep == u64::MAX && plan.user.is_none();
     if !everything {
-        let mine = sys::effective_capabilities().unwrap_or(0);
         sys::keep_capabilities(keep & mine)
             .map_err(|errno| PerformError::System { doing: "drop capabilities", errno })?;
     }
@@ -521,6 +616,21 @@ fn settle(
             .map_err(|errno| PerformError::System { doing: "install the seccomp filter", errno })?;
     }
     Ok(Entered { warnings, environment })
+}
+
+/// Takes on the ids of the command; capabilities stay until they are dropped on purpose.
+fn become_user(user: &User) -> nix::Result<()> {
+    let groups: Vec<Gid> = user.groups.iter().copied().map(Gid::from_raw).collect();
+    match setgroups(&groups) {
+        // Where one id alone is mapped the kernel lets nobody change groups, and there are none to take on.
+        Err(Errno::EPERM) if groups.is_empty() => {}
+        done => done?,
+    }
+    let (uid, gid) = (Uid::from_raw(user.uid), Gid::from_raw(user.gid));
+    setresgid(gid, gid, gid)?;
+    nix::sys::prctl::set_keepcaps(true)?;
+    setresuid(uid, uid, uid)?;
+    nix::sys::prctl::set_keepcaps(false)
 }
 
 fn step_error(step: &Step, problem: StepProblem) -> PerformError {
@@ -552,7 +662,11 @@ fn open_source(mounts: &Mounts, step: &Step) -> Result<Source, PerformError> {
                 step_error(step, StepProblem::Source { path: path.as_bytes().to_vec(), errno: errno_of(&error) })
             })
         }
+        Step::Sysfs { .. } => copied(&HostPath::new("/sys"), Need::Optional, restricted(Access::ReadOnly)),
+        Step::Mask { .. } => copied(&HostPath::new("/dev/null"), Need::Required, mount_attr::NOSUID),
         Step::RootServed { .. }
+        | Step::Sysctl { .. }
+        | Step::Restrict { .. }
         | Step::Image { .. }
         | Step::RootLayer { .. }
         | Step::Tmpfs { .. }
@@ -667,7 +781,23 @@ impl Container<'_> {
         let failed = |problem| step_error(step, problem);
         let mounted = |errno| step_error(step, StepProblem::Mount { errno });
         match (step, source) {
+            (Step::Sysfs { target }, source) => {
+                let attributes = mount_attr::RDONLY | mount_attr::NOSUID | mount_attr::NODEV;
+                match (self.mounts.make(c"sysfs", &[], attributes), source) {
+                    (Ok(sysfs), _) => self.attach(&sysfs, target, false).map_err(failed)?,
+                    // Only who owns the network namespace sees its devices.
+                    (Err(Errno::EPERM), Source::Mount(host)) => self.attach(&host, target, false).map_err(failed)?,
+                    (Err(errno), _) => return Err(mounted(errno)),
+                }
+            }
             (_, Source::Absent) => {}
+            (Step::Sysctl { name, value }, _) => self.set_parameter(name, value).map_err(mounted)?,
+            (Step::Mask { target }, Source::Mount(null)) => self.mask(&null, target).map_err(failed)?,
+            (Step::Restrict { target, read_only, no_exec }, _) => {
+                let attributes = [(*read_only, mount_attr::RDONLY), (*no_exec, mount_attr::NOEXEC)];
+                let attributes = attributes.into_iter().filter(|(on, _)| *on).map(|(_, attribute)| attribute).sum();
+                self.restrict(target, attributes).map_err(mounted)?;
+            }
             (Step::Bind { target, need, create, .. }, Source::Mount(source)) => {
                 self.attach(&source, target, *create).or_else(|problem| excuse(*need, problem)).map_err(failed)?;
             }
@@ -721,6 +851,48 @@ impl Container<'_> {
             _ => return Err(mounted(Errno::EINVAL)),
         }
         Ok(None)
+    }
+
+    /// Hides what is at `target` behind nothing: `null`, or an empty directory.
+    fn mask(&self, null: &Mount, target: &ContainerPath) -> Result<(), StepProblem> {
+        let wrong = |errno| StepProblem::Target { path: target.clone(), errno };
+        let place = match open_inside(self.root.as_fd(), target) {
+            Err(Errno::ENOENT | Errno::ENOTDIR) => return Ok(()),
+            opened => opened.map_err(wrong)?,
+        };
+        let mount = |errno| StepProblem::Mount { errno };
+        if !is_directory(&fstat(&place).map_err(mount)?) {
+            return self.mounts.attach(null, place.as_fd()).map_err(mount);
+        }
+        let attributes = mount_attr::RDONLY | mount_attr::NOSUID | mount_attr::NODEV;
+        let options = [(c"source", Some("sifu")), (c"mode", Some("755")), (c"size", Some("4096"))];
+        let empty = self.mounts.make(c"tmpfs", &options, attributes).map_err(mount)?;
+        self.mounts.attach(&empty, place.as_fd()).map_err(mount)
+    }
+
+    /// Adds attributes to the mount at `target`, or makes a mount with them of what is there.
+    fn restrict(&self, target: &ContainerPath, attributes: u64) -> nix::Result<()> {
+        let place = match open_inside(self.root.as_fd(), target) {
+            Err(Errno::ENOENT | Errno::ENOTDIR) => return Ok(()),
+            opened => opened?,
+        };
+        match self.mounts.restrict_place(place.as_fd(), attributes) {
+            // Not the root of a mount.
+            Err(Errno::EINVAL) => {
+                let part = self.mounts.part(place.as_fd(), OsStr::new(""), attributes)?;
+                self.mounts.attach(&part, place.as_fd())
+            }
+            done => done,
+        }
+    }
+
+    /// Writes a parameter below the container's `/proc/sys`.
+    fn set_parameter(&self, name: &[u8], value: &[u8]) -> nix::Result<()> {
+        let path: Vec<u8> = name.iter().map(|&byte| if byte == b'.' { b'/' } else { byte }).collect();
+        let path = ContainerPath::parse(&[b"/proc/sys/", path.as_slice()].concat()).map_err(|_| Errno::EINVAL)?;
+        let place = open_inside(self.root.as_fd(), &path)?;
+        let file = open(&by_number(place.as_fd()), OFlag::O_WRONLY | OFlag::O_CLOEXEC, Mode::empty())?;
+        File::from(file).write_all(value).map_err(|error| errno_of(&error))
     }
 
     /// Attaches `mount` at `target` inside the root.
@@ -899,6 +1071,37 @@ fn enter_directory(
     }
 }
 
+/// Says beforehand whether [`exec`] will find something to execute; what that is, only `execve(2)` knows.
+pub fn check_command(plan: &LaunchPlan, environment: &[(Vec<u8>, Vec<u8>)]) -> Result<(), PerformError> {
+    let Command::Program { arguments } = &plan.command else { return Ok(()) };
+    let name = arguments.first().cloned().unwrap_or_default();
+    let mut worst = Errno::ENOENT;
+    for candidate in candidates(&name, environment) {
+        match access(OsStr::from_bytes(&candidate), AccessFlags::X_OK) {
+            Ok(()) => return Ok(()),
+            Err(Errno::EACCES) => worst = Errno::EACCES,
+            Err(_) => {}
+        }
+    }
+    Err(PerformError::Command { name, errno: worst })
+}
+
+/// The paths at which a program of this name is looked for.
+fn candidates(name: &[u8], environment: &[(Vec<u8>, Vec<u8>)]) -> Vec<Vec<u8>> {
+    if name.is_empty() {
+        return Vec::new();
+    }
+    if name.contains(&b'/') {
+        return vec![name.to_vec()];
+    }
+    let path = environment.iter().find(|(name, _)| name == b"PATH").map_or(&b""[..], |(_, value)| value);
+    path.split(|&b| b == b':')
+        // An empty entry stands for the current directory.
+        .map(|directory| if directory.is_empty() { b"." } else { directory })
+        .map(|directory| [directory, b"/", name].concat())
+        .collect()
+}
+
 fn exec_program(arguments: &[Vec<u8>], environment: &[(Vec<u8>, Vec<u8>)]) -> Result<Infallible, PerformError> {
     let name = arguments.first().cloned().unwrap_or_default();
     let failed = |errno| PerformError::Command { name: name.clone(), errno };
@@ -908,20 +1111,8 @@ fn exec_program(arguments: &[Vec<u8>], environment: &[(Vec<u8>, Vec<u8>)]) -> Re
         .iter()
         .map(|(name, value)| text(&[name.as_slice(), b"=", value].concat()))
         .collect::<Result<Vec<_>, _>>()?;
-    let candidates: Vec<Vec<u8>> = if name.is_empty() {
-        return Err(failed(Errno::ENOENT));
-    } else if name.contains(&b'/') {
-        vec![name.clone()]
-    } else {
-        let path = environment.iter().find(|(name, _)| name == b"PATH").map_or(&b""[..], |(_, value)| value);
-        path.split(|&b| b == b':')
-            // An empty entry stands for the current directory.
-            .map(|directory| if directory.is_empty() { b"." } else { directory })
-            .map(|directory| [directory, b"/", &name].concat())
-            .collect()
-    };
     let mut worst = Errno::ENOENT;
-    for candidate in candidates {
+    for candidate in candidates(&name, environment) {
         let program = text(&candidate)?;
         let errno = match execve(&program, &words, &pairs) {
             Ok(never) => match never {},

@@ -26,6 +26,8 @@ use std::fmt;
 pub struct LaunchPlan {
     pub identity: Identity,
     pub namespaces: Namespaces,
+    /// Namespaces of other processes to enter instead.
+    pub join: Vec<Joined>,
     /// Whether mounts that the host makes later stay outside.
     pub private_mounts: bool,
     /// The name under which other processes may join the container, an abstract one of `unix(7)`.
@@ -34,6 +36,9 @@ pub struct LaunchPlan {
     pub hostname: Option<Vec<u8>>,
     pub steps: Vec<Step>,
     pub umask: Option<u32>,
+    /// Who the command is, where not whom the identity makes the process.
+    pub user: Option<User>,
+    pub limits: Vec<Limit>,
     pub capabilities: Capabilities,
     /// Compiled seccomp filter: `struct sock_filter` instructions, 8 bytes each, in this machine's byte order.
     pub seccomp: Vec<u8>,
@@ -88,6 +93,56 @@ pub struct Namespaces {
     pub ipc: bool,
     pub uts: bool,
     pub net: bool,
+    pub cgroup: bool,
+}
+
+/// A kind of namespace that a process can enter by a path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NamespaceKind {
+    Pid,
+    Ipc,
+    Uts,
+    Net,
+    Cgroup,
+}
+
+impl NamespaceKind {
+    pub const ALL: [Self; 5] = [Self::Pid, Self::Ipc, Self::Uts, Self::Net, Self::Cgroup];
+
+    /// The name in `/proc/PID/ns`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Pid => "pid",
+            Self::Ipc => "ipc",
+            Self::Uts => "uts",
+            Self::Net => "net",
+            Self::Cgroup => "cgroup",
+        }
+    }
+}
+
+/// A namespace that is there already.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Joined {
+    pub kind: NamespaceKind,
+    pub path: HostPath,
+}
+
+/// Ids inside.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct User {
+    pub uid: u32,
+    pub gid: u32,
+    pub groups: Vec<u32>,
+}
+
+/// A limit of `setrlimit(2)`; `u64::MAX` is none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limit {
+    /// `RLIMIT_*` as the kernel numbers them.
+    pub resource: u32,
+    pub soft: u64,
+    pub hard: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -174,6 +229,25 @@ pub enum Step {
     Mqueue {
         target: ContainerPath,
     },
+    /// The devices that belong to this network namespace, read-only; the host's where the kernel refuses.
+    Sysfs {
+        target: ContainerPath,
+    },
+    /// Sets a parameter of the kernel that belongs to a namespace: `net.ipv4.ip_forward`.
+    Sysctl {
+        name: Vec<u8>,
+        value: Vec<u8>,
+    },
+    /// Hides what is there, if anything is: nothing can be read from it any more.
+    Mask {
+        target: ContainerPath,
+    },
+    /// Takes rights from what is there, if anything is, with all that is mounted below it.
+    Restrict {
+        target: ContainerPath,
+        read_only: bool,
+        no_exec: bool,
+    },
     /// Makes a node where the root, or a mount made before, can be written.
     Make {
         node: Node,
@@ -241,11 +315,18 @@ pub enum Command {
 pub struct Parent {
     /// A process 1 that reaps and forwards signals, when there is a pid namespace; else the command is process 1.
     pub init: bool,
+    /// The process outside of a pid namespace leaves as soon as process 1 stands on its own.
+    pub detached: bool,
     /// A directory of the host to remove when the command has ended.
     pub remove: Option<HostPath>,
 }
 
 impl LaunchPlan {
+    /// Whether the command's processes are numbered apart from this one's, so that somebody has to be forked.
+    pub fn has_pid_namespace(&self) -> bool {
+        self.namespaces.pid || self.join.iter().any(|joined| joined.kind == NamespaceKind::Pid)
+    }
+
     /// How many image server connections the steps name: 1 more than the highest number.
     pub fn connections(&self) -> usize {
         self.steps
@@ -276,13 +357,13 @@ impl LaunchPlan {
             }
         }
         let n = self.namespaces;
-        let named: Vec<Vec<u8>> = [(n.pid, "pid"), (n.ipc, "ipc"), (n.uts, "uts"), (n.net, "net")]
-            .into_iter()
-            .filter(|(on, _)| *on)
-            .map(|(_, name)| w(name))
-            .collect();
+        let all = [(n.pid, "pid"), (n.ipc, "ipc"), (n.uts, "uts"), (n.net, "net"), (n.cgroup, "cgroup")];
+        let named: Vec<Vec<u8>> = all.into_iter().filter(|(on, _)| *on).map(|(_, name)| w(name)).collect();
         if !named.is_empty() {
             text.line("namespaces", &named);
+        }
+        for joined in &self.join {
+            text.line("join", &[w(joined.kind.name()), joined.path.as_bytes().to_vec()]);
         }
         if self.private_mounts {
             text.line("private", &[]);
@@ -298,6 +379,15 @@ impl LaunchPlan {
         }
         if let Some(umask) = self.umask {
             text.line("umask", &[format!("{umask:04o}").into_bytes()]);
+        }
+        if let Some(user) = &self.user {
+            let mut words = vec![kv("uid", &user.uid), kv("gid", &user.gid)];
+            words.extend(user.groups.iter().map(|group| kv("group", group)));
+            text.line("user", &words);
+        }
+        for limit in &self.limits {
+            let numbers = [u64::from(limit.resource), limit.soft, limit.hard];
+            text.line("limit", &numbers.map(|number| number.to_string().into_bytes()));
         }
         if self.capabilities.keep != 0 {
             text.line("capabilities", &[format!("{:016x}", self.capabilities.keep).into_bytes()]);
@@ -326,6 +416,9 @@ impl LaunchPlan {
         }
         if self.parent.init {
             text.line("init", &[]);
+        }
+        if self.parent.detached {
+            text.line("detached", &[]);
         }
         if let Some(tree) = &self.parent.remove {
             text.line("remove", &[tree.as_bytes().to_vec()]);
@@ -360,11 +453,14 @@ impl LaunchPlan {
             identity: draft.identity.ok_or(PlanError { line: end, reason: "has no `identity` line" })?,
             command: draft.command.ok_or(PlanError { line: end, reason: "has no `exec` or `shell` line" })?,
             namespaces: draft.namespaces,
+            join: draft.join,
             private_mounts: draft.private_mounts,
             share: draft.share,
             hostname: draft.hostname,
             steps: draft.steps,
             umask: draft.umask,
+            user: draft.user,
+            limits: draft.limits,
             capabilities: Capabilities { keep: draft.keep },
             seccomp: draft.seccomp,
             emulation: draft.emulation,
@@ -476,6 +572,14 @@ fn step_text(step: &Step, text: &mut Text) {
         }
         Step::Devpts { target } => text.line("devpts", &[path(target)]),
         Step::Mqueue { target } => text.line("mqueue", &[path(target)]),
+        Step::Sysfs { target } => text.line("sysfs", &[path(target)]),
+        Step::Sysctl { name, value } => text.line("sysctl", &[name.clone(), value.clone()]),
+        Step::Mask { target } => text.line("mask", &[path(target)]),
+        Step::Restrict { target, read_only, no_exec } => {
+            let words = [(*read_only, "ro"), (*no_exec, "noexec")];
+            let options: Vec<&str> = words.into_iter().filter(|(on, _)| *on).map(|(_, word)| word).collect();
+            text.line("restrict", &[path(target), options.join(",").into_bytes()]);
+        }
         Step::Make { node, need } => {
             let mut options = Vec::new();
             need_word(&mut options, *need);
@@ -578,11 +682,14 @@ fn unhex(text: &[u8]) -> Result<Vec<u8>, &'static str> {
 struct Draft {
     identity: Option<Identity>,
     namespaces: Namespaces,
+    join: Vec<Joined>,
     private_mounts: bool,
     share: Option<Vec<u8>>,
     hostname: Option<Vec<u8>>,
     steps: Vec<Step>,
     umask: Option<u32>,
+    user: Option<User>,
+    limits: Vec<Limit>,
     keep: u64,
     seccomp: Vec<u8>,
     emulation: Option<Emulation>,
@@ -598,6 +705,7 @@ struct Options {
     read_only: bool,
     optional: bool,
     create: bool,
+    no_exec: bool,
     size_bytes: Option<u64>,
     mode: Option<u32>,
 }
@@ -611,6 +719,7 @@ impl Options {
                 b"rw" => {}
                 b"optional" => options.optional = true,
                 b"create" => options.create = true,
+                b"noexec" => options.no_exec = true,
                 _ if option.starts_with(b"size=") => options.size_bytes = Some(number(&option[5..])?),
                 _ if option.starts_with(b"mode=") => options.mode = Some(octal(&option[5..])?),
                 _ => return Err("has an unknown option"),
@@ -663,9 +772,21 @@ fn parse_line(line: &[u8], draft: &mut Draft) -> Result<(), &'static str> {
                     b"ipc" => draft.namespaces.ipc = true,
                     b"uts" => draft.namespaces.uts = true,
                     b"net" => draft.namespaces.net = true,
+                    b"cgroup" => draft.namespaces.cgroup = true,
                     _ => return Err("has an unknown namespace"),
                 }
             }
+        }
+        (b"join", [kind, path]) => {
+            let known = NamespaceKind::ALL.into_iter().find(|known| known.name().as_bytes() == *kind);
+            draft.join.push(Joined { kind: known.ok_or("has an unknown namespace")?, path: host(path)? });
+        }
+        (b"user", [uid, gid, groups @ ..]) => {
+            let groups = groups.iter().map(|group| id(group, "group=")).collect::<Result<_, _>>()?;
+            draft.user = Some(User { uid: id(uid, "uid=")?, gid: id(gid, "gid=")?, groups });
+        }
+        (b"limit", [resource, soft, hard]) => {
+            draft.limits.push(Limit { resource: number(resource)?, soft: number(soft)?, hard: number(hard)? });
         }
         (b"hostname", [name]) => draft.hostname = Some(name.to_vec()),
         (b"umask", [mask]) => draft.umask = Some(octal(mask)?),
@@ -706,6 +827,7 @@ fn parse_line(line: &[u8], draft: &mut Draft) -> Result<(), &'static str> {
         (b"private", []) => draft.private_mounts = true,
         (b"share", [name]) => draft.share = Some(name.to_vec()),
         (b"init", []) => draft.parent.init = true,
+        (b"detached", []) => draft.parent.detached = true,
         (b"remove", [tree]) => draft.parent.remove = Some(host(tree)?),
         (b"exec", _) => draft.command = Some(Command::Program { arguments: no_nul(&words)? }),
         (b"shell", [driver, ..]) => {
@@ -723,10 +845,11 @@ fn parse_line(line: &[u8], draft: &mut Draft) -> Result<(), &'static str> {
     Ok(())
 }
 
+fn id(word: &[u8], name: &str) -> Result<u32, &'static str> {
+    number(word.strip_prefix(name.as_bytes()).ok_or("has a bad id")?)
+}
+
 fn parse_identity(words: &[&[u8]]) -> Result<Identity, &'static str> {
-    fn id(word: &[u8], name: &str) -> Result<u32, &'static str> {
-        number(word.strip_prefix(name.as_bytes()).ok_or("has a bad id")?)
-    }
     fn range(word: &[u8]) -> Result<IdRange, &'static str> {
         let mut parts = word.split(|&b| b == b':');
         let mut next = || number(parts.next().ok_or("has a bad id range")?);
@@ -827,6 +950,13 @@ fn parse_step(verb: &[u8], words: &[&[u8]]) -> Result<Step, &'static str> {
         (b"proc", [target, b"new,host"]) => Step::Proc { target: container(target)?, or_host: true },
         (b"devpts", [target]) => Step::Devpts { target: container(target)? },
         (b"mqueue", [target]) => Step::Mqueue { target: container(target)? },
+        (b"sysfs", [target]) => Step::Sysfs { target: container(target)? },
+        (b"sysctl", [name, value]) => Step::Sysctl { name: name.to_vec(), value: value.to_vec() },
+        (b"mask", [target]) => Step::Mask { target: container(target)? },
+        (b"restrict", [target, options]) => {
+            let Options { read_only, no_exec, .. } = Options::parse(options)?;
+            Step::Restrict { target: container(target)?, read_only, no_exec }
+        }
         (b"make", _) => {
             let (node, options) = parse_node(words)?;
             Step::Make { node, need: options.need() }
@@ -860,7 +990,8 @@ mod tests {
                 ],
                 gids: vec![IdRange { inside: 0, outside: 1000, count: 1 }],
             },
-            namespaces: Namespaces { pid: true, ipc: true, uts: true, net: true },
+            namespaces: Namespaces { pid: true, ipc: true, uts: true, net: true, cgroup: true },
+            join: vec![Joined { kind: NamespaceKind::Net, path: HostPath::new("/run/netns/a b") }],
             private_mounts: true,
             share: Some(b"sifu 1".to_vec()),
             hostname: Some(b"boxy".to_vec()),
@@ -897,12 +1028,19 @@ mod tests {
                 Step::Proc { target: at("/proc"), or_host: true },
                 Step::Devpts { target: at("/dev/pts") },
                 Step::Mqueue { target: at("/dev/mqueue") },
+                Step::Sysfs { target: at("/sys") },
+                Step::Sysctl { name: b"net.ipv4.ping_group_range".to_vec(), value: b"0 0".to_vec() },
+                Step::Mask { target: at("/proc/kcore") },
+                Step::Restrict { target: at("/proc/sys"), read_only: true, no_exec: false },
+                Step::Restrict { target: at("/tmp"), read_only: true, no_exec: true },
                 Step::Make {
                     node: node("/dev/fd", NodeContent::Symlink(b"/proc/self/fd".to_vec())),
                     need: Need::Optional,
                 },
             ],
             umask: Some(0o22),
+            user: Some(User { uid: 5, gid: 6, groups: vec![7, 8] }),
+            limits: vec![Limit { resource: 7, soft: 1024, hard: u64::MAX }],
             capabilities: Capabilities { keep: 1 << 13 },
             seccomp: vec![1, 2, 3, 4, 5, 6, 7, 255],
             emulation: Some(Emulation {
@@ -912,7 +1050,7 @@ mod tests {
             directory: Directory { candidates: vec![at("/a b"), at("/")] },
             environment: vec![(b"A".to_vec(), b"x\ny \\z\xff=".to_vec()), (b"EMPTY".to_vec(), Vec::new())],
             command: Command::Program { arguments: vec![b"sh".to_vec(), b"".to_vec(), b"two words".to_vec()] },
-            parent: Parent { init: true, remove: Some(HostPath::new("/tmp/x")) },
+            parent: Parent { init: true, detached: true, remove: Some(HostPath::new("/tmp/x")) },
         }
     }
 

@@ -64,6 +64,8 @@ pub fn end_alike(ended: Ended) -> u8 {
 pub(crate) enum Forked {
     /// Outside; everything inside has ended.
     Parent(Ended),
+    /// Outside; process 1, with this id, goes on by itself.
+    Left(i32),
     /// Process 1.
     Child(First),
 }
@@ -75,8 +77,9 @@ pub(crate) struct First {
     callers_mask: SigSet,
 }
 
-/// Forks process 1 of a pid namespace that was unshared before.
-pub(crate) fn fork_first_process() -> Result<Forked, PerformError> {
+/// Forks process 1 of a pid namespace that was unshared before. If `detached`, the parent stays only until that has
+/// said that it stands on its own.
+pub(crate) fn fork_first_process(detached: bool) -> Result<Forked, PerformError> {
     let system = |doing| move |errno| PerformError::System { doing, errno };
     let (result, report) = std::io::pipe().map_err(|_| Errno::EMFILE).map_err(system("make a pipe"))?;
     let callers_mask = block_signals().map_err(system("block signals"))?;
@@ -91,6 +94,16 @@ pub(crate) fn fork_first_process() -> Result<Forked, PerformError> {
         }
         Some(child) => {
             drop(report);
+            if detached {
+                let mut result = result;
+                let told = result.read_exact(&mut [0]);
+                unblock_signals(&callers_mask);
+                if told.is_ok() {
+                    return Ok(Forked::Left(child));
+                }
+                let status = wait_for(child).map_err(system("wait for the container"))?;
+                return Ok(Forked::Parent(Ended::from_status(status)));
+            }
             let status = pass_on_until_end(child).map_err(system("wait for the container"))?;
             unblock_signals(&callers_mask);
             Ok(Forked::Parent(told(result).unwrap_or(Ended::from_status(status))))
@@ -106,6 +119,14 @@ fn told(mut result: PipeReader) -> Option<Ended> {
 }
 
 impl First {
+    /// Lets the process outside go.
+    pub(crate) fn detach(self) -> Result<(), PerformError> {
+        let system = |doing| move |errno| PerformError::System { doing, errno };
+        nix::sys::prctl::set_pdeathsig(None).map_err(system("leave the process outside"))?;
+        let mut result = self.result;
+        result.write_all(b"1").map_err(|_| Errno::EPIPE).map_err(system("leave the process outside"))
+    }
+
     /// Forks the command and stays as its init: returns in the new process only.
     pub(crate) fn stay_as_init(self) -> Result<(), PerformError> {
         let system = |doing| move |errno| PerformError::System { doing, errno };
@@ -127,13 +148,20 @@ impl First {
     }
 }
 
-fn block_signals() -> nix::Result<SigSet> {
+/// Stands in for `child` until it ends: signals to this process go on to it, and every child that ends is reaped.
+pub fn stand_in_for(child: i32) -> nix::Result<Ended> {
+    pass_on_until_end(child).map(Ended::from_status)
+}
+
+/// Blocks all signals, as [`stand_in_for`] wants them; gives the mask as it was.
+pub fn block_signals() -> nix::Result<SigSet> {
     let mut before = SigSet::empty();
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), Some(&mut before))?;
     Ok(before)
 }
 
-fn unblock_signals(mask: &SigSet) {
+/// Sets the mask of signals as it was.
+pub fn unblock_signals(mask: &SigSet) {
     let _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(mask), None);
 }
 

@@ -248,6 +248,7 @@ pub mod mount_attr {
     pub const RDONLY: u64 = 1;
     pub const NOSUID: u64 = 2;
     pub const NODEV: u64 = 4;
+    pub const NOEXEC: u64 = 8;
 }
 
 const OPEN_TREE_CLONE: libc::c_uint = 1;
@@ -468,6 +469,31 @@ pub fn default_signal(signal: nix::sys::signal::Signal) -> nix::Result<()> {
     unsafe { sigaction(signal, &action) }.map(drop)
 }
 
+/// Sends `signal` to the process of a descriptor from [`pidfd_open`]; 0 only asks whether it could be sent.
+pub fn pidfd_send_signal(process: std::os::fd::BorrowedFd<'_>, signal: i32) -> nix::Result<()> {
+    use std::os::fd::AsRawFd;
+    let nothing = std::ptr::null::<libc::siginfo_t>();
+    // SAFETY: takes numbers and a null pointer, which the call allows.
+    let result = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, process.as_raw_fd(), signal, nothing, 0) };
+    nix::errno::Errno::result(result).map(drop)
+}
+
+/// Makes `terminal` the controlling terminal of this session, whose leader the process must be.
+pub fn control_terminal(terminal: std::os::fd::BorrowedFd<'_>) -> nix::Result<()> {
+    use std::os::fd::AsRawFd;
+    // SAFETY: takes numbers only.
+    let result = unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCSCTTY, 0) };
+    nix::errno::Errno::result(result).map(drop)
+}
+
+/// Sets a limit of this process by its number; `u64::MAX` is none.
+pub fn set_limit(resource: u32, soft: u64, hard: u64) -> nix::Result<()> {
+    let limit = libc::rlimit { rlim_cur: soft, rlim_max: hard };
+    // SAFETY: `limit` outlives the call, which only reads it.
+    let result = unsafe { libc::setrlimit(resource as _, &raw const limit) };
+    nix::errno::Errno::result(result).map(drop)
+}
+
 // ---- the loopback interface ----
 
 /// Brings up `lo` of this network namespace.
@@ -524,6 +550,16 @@ pub fn shield_descriptors() {
             // SAFETY: takes numbers only.
             unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) };
         }
+    }
+}
+
+/// Closes on exec every inherited descriptor but the standard ones.
+pub fn close_on_exec_all() {
+    let Ok(entries) = std::fs::read_dir("/proc/self/fd") else { return };
+    let numbers = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<libc::c_int>().ok());
+    for number in numbers.filter(|&number| number > 2).collect::<Vec<_>>() {
+        // SAFETY: takes numbers only.
+        unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) };
     }
 }
 

@@ -42,11 +42,14 @@ impl Root {
         LaunchPlan {
             identity: Identity::Keep { uid: nix::unistd::getuid().as_raw(), gid: nix::unistd::getgid().as_raw() },
             namespaces: Namespaces::default(),
+            join: Vec::new(),
             private_mounts: false,
             share: None,
             hostname: None,
             steps: std::iter::once(root).chain(steps).collect(),
             umask: None,
+            user: None,
+            limits: Vec::new(),
             capabilities: Capabilities { keep: 0 },
             seccomp: Vec::new(),
             emulation: None,
@@ -177,6 +180,7 @@ fn inside(plan: &LaunchPlan, look: impl Fn(&Entered)) {
     perform(plan, |launched| match launched {
         Ok(Launched::Inside(entered)) => look(&entered),
         Ok(Launched::Ended(ended)) => panic!("a parent stayed: {ended:?}"),
+        Ok(Launched::Left(child)) => panic!("a parent left its child {child}"),
         Err(error) => panic!("{error}"),
     });
 }
