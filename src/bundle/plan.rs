@@ -718,6 +718,7 @@ impl Builder<'_> {
                 source,
                 target: place.path,
                 need: Need::Required,
+                create: place.create,
             });
             if options.read_only {
                 self.last.push(Step::Restrict { target: target.clone(), read_only: true, no_exec: false });
@@ -826,6 +827,7 @@ impl Builder<'_> {
                 source: HostPath::new(format!("/dev/{name}")),
                 target,
                 need: Need::Optional,
+                create: true,
             });
         }
         for (name, to) in [
@@ -852,7 +854,12 @@ impl Builder<'_> {
             }
             let place = self.place(&path, false)?;
             let source = HostPath::new(&device.path);
-            self.put(place, false, |place| Step::Device { source, target: place.path, need: Need::Required });
+            self.put(place, false, |place| Step::Device {
+                source,
+                target: place.path,
+                need: Need::Required,
+                create: place.create,
+            });
         }
         Ok(())
     }

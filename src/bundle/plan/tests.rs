@@ -94,12 +94,12 @@ namespaces pid
 root directory /b/rootfs ro
 proc /proc new,host
 tmpfs /dev mode=0755,size=65536
-dev /dev/null /dev/null rw,optional
-dev /dev/zero /dev/zero rw,optional
-dev /dev/full /dev/full rw,optional
-dev /dev/random /dev/random rw,optional
-dev /dev/urandom /dev/urandom rw,optional
-dev /dev/tty /dev/tty rw,optional
+dev /dev/null /dev/null rw,optional,create
+dev /dev/zero /dev/zero rw,optional,create
+dev /dev/full /dev/full rw,optional,create
+dev /dev/random /dev/random rw,optional,create
+dev /dev/urandom /dev/urandom rw,optional,create
+dev /dev/tty /dev/tty rw,optional,create
 make symlink /dev/fd 0777 /proc/self/fd optional
 make symlink /dev/stdin 0777 /proc/self/fd/0 optional
 make symlink /dev/stdout 0777 /proc/self/fd/1 optional
