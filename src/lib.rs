@@ -24,3 +24,4 @@ pub mod shell;
 pub mod sif;
 pub mod squashfs;
 pub mod tree;
+pub mod yaml;

@@ -21,6 +21,7 @@ mod exec;
 mod gpu;
 mod image;
 mod inspect;
+mod library;
 mod ranks;
 mod registry;
 mod rooms;

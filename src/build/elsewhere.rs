@@ -3,14 +3,15 @@
 //! ```text
 //! docker:, docker-daemon:, docker-archive:,
 //! oci:, oci-archive:                             layers, converted; the key is what they are and how it is done
-//! oras:                                          a SIF file; the key is its digest
+//! oras:, library:                                a SIF file; the key is its digest
 //! http:, https:                                  a SIF file; the key is its address, size and time
 //! ```
 
 use super::builder::RootOptions;
 use super::sections::RunOptions;
 use super::source::docker::{self, OrasImage, SifBlob};
-use super::source::{DockerArchive, DockerDaemon, Layered, OciLayout, platform};
+use super::source::library::{LibraryFile, LibraryImage};
+use super::source::{DockerArchive, DockerDaemon, HUB_IS_GONE, Layered, OciLayout, platform};
 use super::{BuildError, DefinitionOptions, Form, Note, Request};
 use crate::cache::{Cache, Kind, ObtainError};
 use crate::oci::digest::Digest;
@@ -49,6 +50,7 @@ enum Found {
         key: String,
     },
     Sif(Box<SifBlob>),
+    Library(Box<LibraryFile>),
     Web {
         address: Address,
         size_bytes: Option<u64>,
@@ -82,6 +84,7 @@ pub fn default_name(uri: &str) -> Result<String, BuildError> {
             let (name, tag) = name.split_once([':', '@']).unwrap_or((name, "latest"));
             Ok(format!("{name}_{}.sif", tag.replace(':', "_")))
         }
+        "library" => Ok(LibraryImage::parse(rest)?.reference.file_name()),
         "http" | "https" => {
             let path = rest.split(['?', '#']).next().unwrap_or_default();
             let name = path.rsplit('/').next().filter(|name| !name.is_empty() && path.contains('/'));
@@ -98,10 +101,15 @@ pub fn default_name(uri: &str) -> Result<String, BuildError> {
 
 /// The SIF file of an image elsewhere, in the cache.
 pub fn cached(uri: &str, how: &Conversion, cache: &Cache, say: &mut dyn FnMut(Note)) -> Result<PathBuf, BuildError> {
+    if let Some(path) = cached_by_name(uri, cache)? {
+        say(Note::Doing("Using cached SIF image"));
+        return Ok(path);
+    }
     let found = find(uri, how)?;
     let (kind, key) = match &found {
         Found::Layers { key, .. } => (Kind::Oci, key.clone()),
         Found::Sif(blob) => (Kind::Oras, blob.digest.hex().to_owned()),
+        Found::Library(file) => (Kind::Library, file.record.digest.hex().to_owned()),
         Found::Web { key, .. } => (Kind::Net, key.clone()),
     };
     if let Some(path) = cache.get(kind, &key) {
@@ -113,6 +121,13 @@ pub fn cached(uri: &str, how: &Conversion, cache: &Cache, say: &mut dyn FnMut(No
         ObtainError::Cache(error) => error.into(),
         ObtainError::Make(error) => error,
     })
+}
+
+/// The cached file of a reference that holds the file's own digest: nobody has to be asked what it means.
+fn cached_by_name(uri: &str, cache: &Cache) -> Result<Option<PathBuf>, BuildError> {
+    let ("library", rest) = parts(uri) else { return Ok(None) };
+    let digest = LibraryImage::parse(rest)?.reference.digest();
+    Ok(digest.and_then(|digest| cache.get(Kind::Library, digest.hex())))
 }
 
 /// Makes the SIF file of an image elsewhere at `path`, where nothing is.
@@ -148,8 +163,11 @@ fn find(uri: &str, how: &Conversion) -> Result<Found, BuildError> {
         }
         "docker-archive" => Ok(layered(DockerArchive { from: rest.to_owned() }.open(&wanted)?)),
         "http" | "https" => on_the_web(uri),
-        "shub" => Err(elsewhere("Singularity Hub was closed in 2021; its images are gone")),
-        "library" => Err(elsewhere("libraries are not there yet in this version")),
+        "shub" => Err(elsewhere(HUB_IS_GONE)),
+        "library" => {
+            let architecture = how.architecture.unwrap_or_else(Arch::host);
+            Ok(Found::Library(Box::new(LibraryImage::parse(rest)?.resolve(&how.access, architecture.name())?)))
+        }
         "docker-daemon" => {
             let id = DockerDaemon { from: rest.to_owned() }.resolve(&how.access)?;
             let text = format!("{CONVERSION} docker-daemon {id} {wanted} {}", options_text(how));
@@ -221,6 +239,7 @@ fn make(found: &Found, how: &Conversion, path: &Path, say: &mut dyn FnMut(Note))
             super::build(&request, say)
         }
         Found::Sif(blob) => blob.fetch(path, say),
+        Found::Library(file) => file.fetch(path, say),
         Found::Web { address, size_bytes, .. } => {
             let file = docker::new_file(path)?;
             let http = Http::to_any_host();
@@ -288,6 +307,8 @@ mod tests {
         check("docker://localhost:5000/deep/er/box:1.0", "box_1.0.sif");
         check("docker://box", "box_latest.sif");
         check("oras://localhost:5000/mine/named:v1", "named_v1.sif");
+        check("library://localhost:5000/ada/tools/box:1.0", "box_1.0.sif");
+        check("library://box", "box_latest.sif");
         check("http://h.example/files/cmd.sif?x=/y", "cmd.sif");
         check("https://h.example", "image.sif");
         check("docker-daemon:box", "box_latest.sif");

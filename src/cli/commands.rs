@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use super::elsewhere::{self, ELSEWHERE};
 use super::flags::{Command, Does, Flag, Rest, Said, os};
-use super::{action, answer, completion, config, inspect, oci, registry, run_help, sif, version};
+use super::{action, answer, completion, config, inspect, oci, registry, remote_commands, run_help, sif, version};
 use crate::build::sections::Secret;
 use crate::launch::request::Verb;
 use crate::remote::access::Access;
@@ -84,7 +84,7 @@ const VERBS: &[Command] = &[
         .text("Commands: create, delete, instance, list.", &[]),
     COMPLETION,
     CONFIG,
-    Command::later("delete", "", "Delete an image from a library"),
+    remote_commands::DELETE,
     DOCTOR,
     EXEC,
     GPU,
@@ -99,7 +99,7 @@ const VERBS: &[Command] = &[
     Command::later("key", "", "Manage the keys that sign and verify images")
         .aliases(&["keys"])
         .text("Commands: export, import, list, newpair, pull, push, remove, search.", &[]),
-    Command::later("keyserver", "", "Manage key servers").text("Commands: add, list, login, logout, remove.", &[]),
+    remote_commands::KEYSERVER,
     OCI,
     Command::later(
         "overlay",
@@ -114,11 +114,10 @@ const VERBS: &[Command] = &[
     PULL,
     PUSH,
     REGISTRY,
-    Command::later("remote", "", "Manage endpoints of libraries")
-        .text("Commands: add, get-login-password, list, login, logout, remove, status, use.", &[]),
+    remote_commands::REMOTE,
     RUN,
     RUN_HELP,
-    Command::later("search", "", "Search a library for images"),
+    remote_commands::SEARCH,
     SECTION,
     SHELL_COMMAND,
     SIF,
@@ -460,7 +459,7 @@ const BUILD_FLAGS: &[&[Flag]] = &[ELSEWHERE, &[
 ]];
 
 /// Reads the name of an architecture, by Go's or the kernel's name.
-fn architecture(text: &[u8]) -> Result<Arch, String> {
+pub(super) fn architecture(text: &[u8]) -> Result<Arch, String> {
     let name = String::from_utf8_lossy(text);
     let name = match name.as_ref() {
         "x86_64" => "amd64",
@@ -471,12 +470,12 @@ fn architecture(text: &[u8]) -> Result<Arch, String> {
     Arch::from_name(name).ok_or_else(|| "amd64, arm64, ppc64le, riscv64, s390x … was expected".to_owned())
 }
 
-const PULL: Command = Command::verb("pull", pull, "Fetch an image from a registry or the web")
+const PULL: Command = Command::verb("pull", pull, "Fetch an image from a registry, a library or the web")
     .flags(PULL_FLAGS)
     .words(&["[FILE] URI"], Rest::Further)
     .text(
-        "Makes a SIF file of an image elsewhere: docker:// and oras:// name one in a registry, http:// and https:// a file on the \
-         web, docker-archive:, oci: and oci-archive: one that another tool has stored here. Without FILE its name is that of the \
+        "Makes a SIF file of an image elsewhere: docker:// and oras:// name one in a registry, library:// one in a library, http:// \
+         and https:// a file on the web, docker-archive:, oci: and oci-archive: one that another tool has stored here. Without FILE its name is that of the \
          image with the tag. The file appears whole or not at all. Layers stream into the image: nothing is unpacked to disk.",
         &[
             ("sifu pull docker://debian:12", "Make debian_12.sif"),
@@ -526,51 +525,68 @@ const PULL_FLAGS: &[&[Flag]] = &[
         .keys(&["TMPDIR"])
         .quiet_variable(),
         Flag::later("no-cleanup", None, "").keys(&["NO_CLEANUP"]).quiet_variable(),
-        Flag::later("library", Some("ADDRESS"), "").keys(&["LIBRARY"]).quiet_variable(),
-        Flag::later("allow-unsigned", None, "Leave it out: signatures are not asked for.")
+        Flag::switch("allow-unsigned", |_, _| {}, "Take images that nobody has signed; pulls always do")
             .short('U')
             .keys(&["ALLOW_UNSIGNED"])
-            .quiet_variable(),
+            .hidden(),
     ],
     ELSEWHERE,
 ];
 
-const PUSH: Command = Command::verb("push", push, "Store an image in a registry")
-    .flags(&[ELSEWHERE])
+const PUSH: Command = Command::verb("push", push, "Store an image in a registry or a library")
+    .flags(PUSH_FLAGS)
     .words(&["FILE", "URI"], Rest::Nothing)
     .text(
-        "Stores a SIF file in a registry: as it is under oras://HOST/NAME:TAG, or, under docker://HOST/NAME:TAG, as an
-image that Docker, Podman and others run.",
+        "Stores a SIF file in a registry: as it is under oras://HOST/NAME:TAG, or, under docker://HOST/NAME:TAG, as an image that \
+         Docker, Podman and others run. A library takes it as it is, under library://ENTITY/COLLECTION/NAME:TAG, with several tags \
+         if they are given (`:1.0,latest`).",
         &[
             ("sifu push tool.sif oras://registry.example/team/tool:1.0", "Share the file itself"),
             (
                 "sifu push tool.sif docker://registry.example/team/tool:1.0",
                 "Share it with those who run Docker or Podman",
             ),
+            ("sifu push --allow-unsigned tool.sif library://team/tools/tool:1.0", "Share it in a library"),
         ],
     );
 
-const LOGIN_FLAGS: &[&[Flag]] = &[
+const PUSH_FLAGS: &[&[Flag]] = &[
     &[
-        Flag::text("username", "NAME", |said, name| said.login.username = Some(text(name)), "The name to log in with")
-            .short('u')
-            .keys(&["LOGIN_USERNAME"]),
-        Flag::text(
-            "password",
-            "PASSWORD",
-            |said, password| said.login.password = Some(Password(text(password))),
-            "Its password; others on this machine can see it, so prefer --password-stdin",
-        )
-        .short('p')
-        .keys(&["LOGIN_PASSWORD"]),
         Flag::switch(
-            "password-stdin",
-            |said, on| said.login.password_stdin = on,
-            "Read the password from standard input",
-        ),
+            "allow-unsigned",
+            |said, on| said.library.allow_unsigned = on,
+            "Store an image in a library that nobody has signed",
+        )
+        .short('U')
+        .keys(&["ALLOW_UNSIGNED"]),
+        Flag::text(
+            "description",
+            "TEXT",
+            |said, words| said.library.description = Some(text(words)),
+            "What a library says about the image",
+        )
+        .short('D'),
     ],
-    REGISTRY_PLACE,
+    ELSEWHERE,
 ];
+
+/// Who logs in.
+pub(super) const WHO: &[Flag] = &[
+    Flag::text("username", "NAME", |said, name| said.login.username = Some(text(name)), "The name to log in with")
+        .short('u')
+        .keys(&["LOGIN_USERNAME"]),
+    Flag::text(
+        "password",
+        "PASSWORD",
+        |said, password| said.login.password = Some(Password(text(password))),
+        "Its password; others on this machine can see it, so prefer --password-stdin",
+    )
+    .short('p')
+    .keys(&["LOGIN_PASSWORD"]),
+    Flag::switch("password-stdin", |said, on| said.login.password_stdin = on, "Read the password from standard input"),
+];
+
+const LOGIN_FLAGS: &[&[Flag]] = &[WHO, REGISTRY_PLACE];
 
 const REGISTRY_PLACE: &[Flag] = &[
     Flag::text(
@@ -735,7 +751,7 @@ const CONFIG_FLAGS: &[&[Flag]] = &[&[
 const EDIT: &str = "Edit the configuration file by hand; `config global --get` shows what counts.";
 
 /// Reads a decimal number that fits its type.
-fn number<N: std::str::FromStr>(text: &[u8]) -> Result<N, String> {
+pub(super) fn number<N: std::str::FromStr>(text: &[u8]) -> Result<N, String> {
     std::str::from_utf8(text)
         .ok()
         .and_then(|text| text.trim().parse().ok())
@@ -807,7 +823,7 @@ fn pull(said: Said) -> Result<ExitCode, Failure> {
 
 fn push(said: Said) -> Result<ExitCode, Failure> {
     let [file, uri] = said.words.as_slice() else { return Err(Failure::usage("a file and a place are needed")) };
-    super::push::run(&said.elsewhere, file, uri).map(|()| ExitCode::SUCCESS)
+    super::push::run(&said.library, &said.elsewhere, file, uri).map(|()| ExitCode::SUCCESS)
 }
 
 fn registry_login(said: Said) -> Result<ExitCode, Failure> {
@@ -884,7 +900,7 @@ fn sif_setprim(said: Said) -> Result<ExitCode, Failure> {
 }
 
 /// Returns a word of the verb; the parser has counted them.
-fn word(said: &Said, index: usize) -> &OsStr {
+pub(super) fn word(said: &Said, index: usize) -> &OsStr {
     said.words.get(index).map_or(OsStr::new(""), OsString::as_os_str)
 }
 
@@ -901,6 +917,6 @@ fn object_id(said: &Said) -> Result<u32, Failure> {
     })
 }
 
-fn text(bytes: Vec<u8>) -> String {
+pub(super) fn text(bytes: Vec<u8>) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }

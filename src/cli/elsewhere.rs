@@ -10,16 +10,17 @@ use crate::env_names::{
     CACHE_CEILING, CACHE_DIRECTORY, CONFIG_DIRECTORY, CONTAINER_HOST, DOCKER_CERT_PATH, DOCKER_CONFIG, DOCKER_HOST,
     DOCKER_TLS_VERIFY, PREFIXES, REGISTRIES_CONF, REGISTRY_AUTH_FILE, SITE_CACHE, XDG_RUNTIME_DIR,
 };
-use crate::remote::access::Access;
+use crate::remote::access::{Access, Libraries};
 use crate::remote::credentials::{Login, Password, Places};
 use crate::remote::daemon::DaemonPlace;
+use crate::remote::endpoints::EndpointFiles;
 use crate::remote::registries::RegistriesFiles;
 use crate::report::{self, Failure, failure};
 use crate::sif::Arch;
 use crate::squashfs::write::{BLOCK_BYTES, Compression, PackOptions};
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
-use std::io::{BufRead, IsTerminal, Write};
+use std::io::{BufRead, IsTerminal, Read, Write};
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
@@ -36,6 +37,7 @@ pub struct ElsewhereOptions {
     pub docker_login: bool,
     pub disable_cache: bool,
     pub docker_host: Option<String>,
+    pub library: Option<String>,
 }
 
 /// The flags of every verb that fetches images.
@@ -82,6 +84,14 @@ pub const ELSEWHERE: &[Flag] = &[
     )
     .keys(&["DOCKER_HOST"])
     .category(Category::Sources),
+    Flag::text(
+        "library",
+        "ADDRESS",
+        |said, address| said.elsewhere.library = Some(String::from_utf8_lossy(&address).into_owned()),
+        "Ask this library server for library:// images",
+    )
+    .keys(&["LIBRARY"])
+    .category(Category::Sources),
 ];
 
 /// The value of a variable under the strongest of its prefixes.
@@ -100,6 +110,15 @@ fn own_directory() -> Result<PathBuf, Failure> {
     match variable(CONFIG_DIRECTORY) {
         Some(directory) => Ok(directory.into()),
         None => Ok(home()?.join(".apptainer")),
+    }
+}
+
+/// Where the site and the user have their endpoints.
+pub fn endpoint_files() -> EndpointFiles {
+    const NAME: &str = "remote.yaml";
+    EndpointFiles {
+        user: own_directory().ok().map(|directory| directory.join(NAME)),
+        site: crate::conf::load::path_beside(None, NAME),
     }
 }
 
@@ -150,6 +169,7 @@ pub fn access(said: &ElsewhereOptions) -> Result<Access, Failure> {
         certificates: certificates.map(|directory| directory.join("certs.d")).collect(),
         registries,
         daemon: daemon(said, home.as_deref()),
+        libraries: Libraries { said: said.library.clone(), endpoints: endpoint_files() },
         ..Access::default()
     })
 }
@@ -175,33 +195,47 @@ fn daemon(said: &ElsewhereOptions, home: Option<&Path>) -> DaemonPlace {
 
 /// Asks on the terminal for a name and a password.
 pub fn ask_login(name: Option<String>) -> Result<Login, Failure> {
+    let name = match name {
+        Some(name) => name,
+        None => ask("Username: ", true)?,
+    };
+    Ok(Login::Password { name, password: ask("Password: ", false)? })
+}
+
+/// Asks something on the terminal; the answer is shown while it is written, or not.
+pub fn ask(question: &str, shown: bool) -> Result<String, Failure> {
+    use nix::sys::termios::{LocalFlags, SetArg, tcgetattr, tcsetattr};
     let stdin = std::io::stdin();
     if !stdin.is_terminal() {
         return Err(Failure::new("a password can be asked for on a terminal only")
             .hint("Give the name with --username and the password with --password-stdin, or set the variables."));
     }
     let failed = |error: std::io::Error| Failure::new(format!("cannot ask on the terminal: {}", report::cause(&error)));
-    let ask = |question: &str| -> Result<String, Failure> {
-        let mut stderr = std::io::stderr().lock();
-        stderr.write_all(question.as_bytes()).and_then(|()| stderr.flush()).map_err(failed)?;
-        let mut answer = String::new();
-        stdin.lock().read_line(&mut answer).map_err(failed)?;
-        Ok(answer.trim_end_matches(['\n', '\r']).to_owned())
-    };
-    let name = match name {
-        Some(name) => name,
-        None => ask("Username: ")?,
-    };
-    use nix::sys::termios::{LocalFlags, SetArg, tcgetattr, tcsetattr};
     let errno = |errno: nix::errno::Errno| failed(errno.into());
+    let mut stderr = std::io::stderr().lock();
+    stderr.write_all(question.as_bytes()).and_then(|()| stderr.flush()).map_err(failed)?;
     let before = tcgetattr(&stdin).map_err(errno)?;
-    let mut quiet = before.clone();
-    quiet.local_flags.remove(LocalFlags::ECHO);
-    tcsetattr(&stdin, SetArg::TCSAFLUSH, &quiet).map_err(errno)?;
-    let password = ask("Password: ");
-    let _ = tcsetattr(&stdin, SetArg::TCSAFLUSH, &before);
-    let _ = std::io::stderr().write_all(b"\n");
-    Ok(Login::Password { name, password: password? })
+    if !shown {
+        let mut quiet = before.clone();
+        quiet.local_flags.remove(LocalFlags::ECHO);
+        tcsetattr(&stdin, SetArg::TCSAFLUSH, &quiet).map_err(errno)?;
+    }
+    let mut answer = String::new();
+    let read = stdin.lock().read_line(&mut answer);
+    if !shown {
+        let _ = tcsetattr(&stdin, SetArg::TCSAFLUSH, &before);
+        let _ = stderr.write_all(b"\n");
+    }
+    read.map_err(failed)?;
+    Ok(answer.trim_end_matches(['\n', '\r']).to_owned())
+}
+
+/// Reads a password or a token from standard input.
+pub fn read_secret() -> Result<String, Failure> {
+    let mut text = String::new();
+    let read = std::io::stdin().lock().take(1 << 16).read_to_string(&mut text);
+    read.map_err(|error| Failure::new(format!("cannot read the password: {}", report::cause(&error))))?;
+    Ok(text.trim_end_matches(['\n', '\r']).to_owned())
 }
 
 /// The user's cache, below it that of the site.

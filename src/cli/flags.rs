@@ -12,9 +12,11 @@ use super::build::BuildOptions;
 use super::cache::CacheOptions;
 use super::elsewhere::ElsewhereOptions;
 use super::inspect::InspectOptions;
+use super::library::LibraryOptions;
 use super::oci::OciOptions;
 use super::pull::PullOptions;
 use super::registry::LoginOptions;
+use super::remote::RemoteOptions;
 use super::sif::AddOptions;
 use crate::launch::request::LaunchRequest;
 use crate::report::Failure;
@@ -33,6 +35,10 @@ pub struct Said {
     pub elsewhere: ElsewhereOptions,
     pub pull: PullOptions,
     pub login: LoginOptions,
+    /// Of `remote` and `keyserver`.
+    pub remote: RemoteOptions,
+    /// Of `search`, `delete` and `push`.
+    pub library: LibraryOptions,
     pub cache: CacheOptions,
     pub config: Config,
     pub doctor: Doctor,

@@ -148,8 +148,9 @@ fn list_commands(text: &mut String, command: &Command) {
             continue;
         }
         let _ = write!(text, "\n{heading}:\n");
+        let width = commands.iter().map(|c| c.name.len()).max().unwrap_or(0).max(12);
         for command in commands {
-            let _ = writeln!(text, "  {:<12} {}", command.name, command.about);
+            let _ = writeln!(text, "  {:<width$} {}", command.name, command.about);
         }
     }
 }

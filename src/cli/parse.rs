@@ -945,9 +945,9 @@ mod tests {
 
     #[test]
     fn verbs_of_later_versions_fail_but_have_help() {
-        check_error("delete library://a/b", &[], 255, "the command `sifu delete` is not there yet in this version");
+        check_error("sign a.sif", &[], 255, "the command `sifu sign` is not there yet in this version");
         check_error("instance list --json", &[], 255, "the command `sifu instance` is not there yet in this version");
-        assert!(matches!(parsed("delete --help", &[]).order, Ok(Order::Help)));
+        assert!(matches!(parsed("sign --help", &[]).order, Ok(Order::Help)));
         assert!(matches!(parsed("config fakeroot -h", &[]).order, Ok(Order::Help)));
     }
 

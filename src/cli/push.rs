@@ -1,13 +1,15 @@
-//! `sifu push FILE URI`: stores a SIF file in a registry, as it is or as an image that other runtimes run.
+//! `sifu push FILE URI`: stores a SIF file in a registry or a library, as it is or as an image that other runtimes run.
 //!
 //! ```text
 //! oras://    the file is the one layer
+//! library:// in `library`
 //! docker://  SquashFS ──► Tree ──► tar ──► gzip ──► registry     digests are known at the end: configuration, manifest
 //! ```
 //!
 //! Nothing is unpacked, and nothing is written to disk.
 
 use super::elsewhere::{ElsewhereOptions, access, watched};
+use super::library::LibraryOptions;
 use crate::build::Note;
 use crate::build::processors;
 use crate::build::source::docker::check_sif;
@@ -40,22 +42,22 @@ const SIF_CONFIG: &str = "application/vnd.sylabs.sif.config.v1+json";
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// Stores the image at `path` where `uri` says.
-pub fn run(options: &ElsewhereOptions, path: &OsStr, uri: &OsStr) -> Result<(), Failure> {
+pub fn run(library: &LibraryOptions, options: &ElsewhereOptions, path: &OsStr, uri: &OsStr) -> Result<(), Failure> {
     let uri = uri.to_string_lossy();
     let (is_file, place) = match uri.split_once("://") {
         Some(("oras", place)) => (true, place),
         Some(("docker", place)) => (false, place),
-        Some(("library", _)) => {
-            return Err(Failure::new("pushing to library:// is not there yet in this version").hint(
-                "An image of a registry that holds the SIF file itself: `sifu push FILE oras://HOST/NAME:TAG`.",
-            ));
-        }
+        Some(("library", place)) => return super::library::push(library, options, Path::new(path), place),
         _ => {
             return Err(Failure::new(format!(
-                "`{uri}` is no place for images: oras://HOST/NAME:TAG and docker://HOST/NAME:TAG are"
+                "`{uri}` is no place for images: oras://HOST/NAME:TAG, docker://HOST/NAME:TAG and \
+                 library://ENTITY/COLLECTION/NAME:TAG are"
             )));
         }
     };
+    if library.description.is_some() {
+        report::warning("a registry keeps no description: --description has no effect");
+    }
     let reference: Reference = place.parse().map_err(|error| failure(&error))?;
     let path = Path::new(path);
     let cannot_read =
@@ -64,7 +66,7 @@ pub fn run(options: &ElsewhereOptions, path: &OsStr, uri: &OsStr) -> Result<(), 
     check_sif(&file, path).map_err(|_| Failure::new(format!("{} is no SIF file", path.display())))?;
     let registry = access(options)?.registry(&reference, true).map_err(|error| failure(&error))?;
     if is_file {
-        let (digest, size_bytes) = digest(&mut file).map_err(cannot_read)?;
+        let (digest, size_bytes) = digest_of_file(&mut file).map_err(cannot_read)?;
         let done_bytes = Arc::new(AtomicU64::new(0));
         watching(size_bytes, &done_bytes, || push_file(&registry, path, &digest, size_bytes, &done_bytes))?;
     } else {
@@ -241,7 +243,8 @@ impl<S: Read> Read for Counted<S> {
     }
 }
 
-fn digest(file: &mut File) -> io::Result<(Digest, u64)> {
+/// The digest of a file and its size.
+pub fn digest_of_file(file: &mut File) -> io::Result<(Digest, u64)> {
     let mut hasher = Hasher::new(Algorithm::Sha256);
     let mut size_bytes = 0;
     let mut buffer = vec![0; 1 << 20];

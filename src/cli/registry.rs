@@ -1,6 +1,6 @@
 //! `sifu registry login|logout|list`: whose name and password registries get.
 
-use super::elsewhere::{ElsewhereOptions, access, ask_login, credentials_file};
+use super::elsewhere::{ElsewhereOptions, access, ask_login, credentials_file, read_secret};
 use super::print;
 use crate::oci::reference::Reference;
 use crate::remote::RemoteError;
@@ -8,7 +8,6 @@ use crate::remote::access::Access;
 use crate::remote::credentials::{self, Login, Password, Places};
 use crate::report::{self, Failure, failure};
 use std::ffi::OsStr;
-use std::io::Read;
 use std::process::ExitCode;
 
 /// What `registry login` is told.
@@ -38,12 +37,7 @@ pub fn login(options: &LoginOptions, said: &ElsewhereOptions, word: &OsStr) -> R
     let reference = registry(word)?;
     let password = match &options.password {
         Some(Password(password)) => Some(password.clone()),
-        None if options.password_stdin => {
-            let mut text = String::new();
-            let read = std::io::stdin().lock().take(1 << 16).read_to_string(&mut text);
-            read.map_err(|error| Failure::new(format!("cannot read the password: {}", report::cause(&error))))?;
-            Some(text.trim_end_matches(['\n', '\r']).to_owned())
-        }
+        None if options.password_stdin => Some(read_secret()?),
         None => None,
     };
     let login = match (&options.username, password) {

@@ -89,9 +89,14 @@ pub fn read(given: Option<&Path>) -> Result<Option<Settings>, ConfError> {
     }
 }
 
+/// The path of the file called `name` beside the configuration that [`load`] takes.
+pub fn path_beside(given: Option<&Path>, name: &str) -> Option<PathBuf> {
+    given.map(Path::to_owned).or_else(installed_path).map(|path| path.with_file_name(name))
+}
+
 /// Reads the file called `name` beside the configuration that [`load`] takes; `None` where there is none.
 pub fn read_beside(given: Option<&Path>, name: &str) -> Result<Option<(PathBuf, Vec<u8>)>, ConfError> {
-    let Some(path) = given.map(Path::to_owned).or_else(installed_path).map(|path| path.with_file_name(name)) else {
+    let Some(path) = path_beside(given, name) else {
         return Ok(None);
     };
     match read_bounded(&path) {

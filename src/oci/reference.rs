@@ -137,7 +137,7 @@ fn is_tag(tag: &str) -> bool {
 }
 
 /// A host name or address, perhaps with a port.
-fn is_host(host: &str) -> bool {
+pub fn is_host(host: &str) -> bool {
     let (name, port) = match host.strip_prefix('[') {
         Some(rest) => match rest.split_once(']') {
             Some((name, "")) => (name, None),

@@ -1,11 +1,14 @@
 //! How to get at what is elsewhere: what the command line, the environment and the site say about it.
 
 use super::RemoteError;
-use super::credentials::Places;
+use super::credentials::{Password, Places};
 use super::daemon::DaemonPlace;
-use super::http::{Http, Tls};
+use super::endpoints::{EndpointError, EndpointFiles, Endpoints};
+use super::http::{Address, Http, Tls};
+use super::library::Library;
 use super::registries::{Endpoint, RegistriesFiles};
 use super::registry::Registry;
+use super::services::Services;
 use crate::oci::digest::Digest;
 use crate::oci::reference::Reference;
 use std::fs;
@@ -26,6 +29,15 @@ pub struct Access {
     pub variant: Option<String>,
     /// The manifest that a reference was found to mean, so that it can't change in between.
     pub pinned: Option<Digest>,
+    pub libraries: Libraries,
+}
+
+/// Which library is asked.
+#[derive(Clone, Debug, Default)]
+pub struct Libraries {
+    /// The address that was said for this one time.
+    pub said: Option<String>,
+    pub endpoints: EndpointFiles,
 }
 
 /// One way to a registry.
@@ -95,4 +107,48 @@ impl Access {
             is_unchecked: false,
         }
     }
+
+    /// Connections to a host that is no registry.
+    pub fn http(&self, address: &Address) -> Result<Http, RemoteError> {
+        Http::to_host(&self.tls(&address.authority))
+    }
+
+    /// The library of a host, or the one that was said, or that of the endpoint in use.
+    pub fn library(&self, host: Option<&str>) -> Result<Library, RemoteError> {
+        let endpoints = self.libraries.endpoints.load()?;
+        let scheme = if self.no_https { "http" } else { "https" };
+        let said = match (&self.libraries.said, host) {
+            (Some(_), Some(_)) => return Err(EndpointError::TwoLibraries.into()),
+            (Some(said), None) if said.contains("://") => Some(said.clone()),
+            (Some(said), None) => Some(format!("{scheme}://{said}")),
+            (None, host) => host.map(|host| format!("{scheme}://{host}")),
+        };
+        let of_endpoint = |name: Option<&str>| -> Result<(Address, Option<Password>), RemoteError> {
+            let (name, endpoint) = endpoints.find(name)?;
+            let http = self.http(&Address::parse(&endpoint.address())?)?;
+            Ok(Services::find(&http, name, endpoint)?.library()?)
+        };
+        let (base, token) = match said {
+            None => of_endpoint(None)?,
+            Some(said) => {
+                let base = Address::parse(&said)?;
+                match endpoints.exclusive() {
+                    None => (base.clone(), token_for(&endpoints, &base)),
+                    Some(name) => match of_endpoint(Some(name))? {
+                        only if only.0.is_same_origin(&base) => only,
+                        _ => return Err(EndpointError::Exclusive { name: name.to_owned() }.into()),
+                    },
+                }
+            }
+        };
+        let http = self.http(&base)?;
+        Ok(Library::new(base, token.as_ref(), http))
+    }
+}
+
+/// The token of the endpoint at an address, for a library that was named by it.
+fn token_for(endpoints: &Endpoints, base: &Address) -> Option<Password> {
+    let is_there = |address: String| Address::parse(&address).is_ok_and(|address| address.is_same_origin(base));
+    let found = endpoints.remotes.values().find(|endpoint| endpoint.token.is_some() && is_there(endpoint.address()));
+    found.and_then(|endpoint| endpoint.token.clone())
 }

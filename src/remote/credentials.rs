@@ -30,7 +30,8 @@ const MAX_FILE_BYTES: u64 = 1 << 20;
 const TOKEN_NAME: &str = "<token>";
 
 /// A text that is shown to nobody.
-#[derive(Clone, Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(transparent)]
 pub struct Password(pub String);
 
 impl fmt::Debug for Password {

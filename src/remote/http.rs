@@ -191,7 +191,13 @@ impl Address {
         Self { path: format!("{}{separator}{query}", self.path), ..self.clone() }
     }
 
-    fn text(&self) -> String {
+    /// A path below this one's, which counts as a directory.
+    pub fn below(&self, path: &str) -> Self {
+        let own = self.path.split('?').next().unwrap_or_default().trim_end_matches('/');
+        Self { path: format!("{own}/{path}"), ..self.clone() }
+    }
+
+    pub fn text(&self) -> String {
         format!("{}://{}{}", if self.is_https { "https" } else { "http" }, self.authority, self.path)
     }
 }

@@ -6,20 +6,27 @@
 //!                  └── Credentials                                    download: blobs in parallel, resumed where they broke
 //! name ──► Daemon ──► an archive                                      unix_socket: where daemons listen; proxy: the way out
 //! ```
+//!
+//! Libraries have a protocol of their own (`library`), below endpoints (`endpoints`, `services`) that people give names.
 
 pub mod access;
 pub mod credentials;
 pub mod daemon;
 pub mod download;
+pub mod endpoints;
 pub mod http;
+pub mod library;
 mod proxy;
 pub mod registries;
 pub mod registry;
+pub mod services;
 mod unix_socket;
 
 use crate::oci::digest::Digest;
 use crate::oci::documents::DocumentError;
 use crate::report::{Hint, cause};
+use endpoints::EndpointError;
+use library::reference::NoLibraryReference;
 use std::fmt;
 use std::io;
 
@@ -117,6 +124,26 @@ pub enum RemoteError {
     Upload {
         source: io::Error,
     },
+    /// A library wants a token, or another.
+    Token {
+        host: String,
+        had_token: bool,
+    },
+    /// An image for another machine than the one that was asked for.
+    Architecture {
+        what: String,
+        wanted: String,
+        found: String,
+    },
+    /// An answer that is not of the form it should have.
+    NotUnderstood {
+        host: String,
+        what: String,
+    },
+    /// A text that names no image of a library.
+    Library(NoLibraryReference),
+    /// Endpoints, and which of them is used.
+    Endpoint(Box<EndpointError>),
     /// A file of credentials.
     Credentials {
         path: String,
@@ -170,6 +197,14 @@ impl fmt::Display for RemoteError {
             Self::Blocked { what, prefix } => {
                 write!(f, "{what} is not to be used: registries.conf blocks `{prefix}`")
             }
+            Self::Token { host, had_token: true } => write!(f, "{host} refuses the token that it was given"),
+            Self::Token { host, had_token: false } => write!(f, "{host} asks for a token"),
+            Self::Architecture { what, wanted, found } => {
+                write!(f, "{what} is not there for {wanted}: the library gives what is for {found}")
+            }
+            Self::NotUnderstood { host, what } => write!(f, "the answer of {host} about {what} is not understood"),
+            Self::Library(error) => error.fmt(f),
+            Self::Endpoint(error) => error.fmt(f),
             Self::Upload { source } => write!(f, "cannot read what is to be sent: {}", cause(source)),
             Self::Credentials { path, why } => write!(f, "cannot use the credentials in {path}: {why}"),
             Self::Helper { name, why } => write!(f, "the credential helper {name} gives nothing: {why}"),
@@ -183,6 +218,7 @@ impl std::error::Error for RemoteError {
         match self {
             Self::Read { source, .. } | Self::Upload { source } | Self::Local { source, .. } => Some(source),
             Self::Document { source, .. } => Some(source),
+            Self::Endpoint(error) => error.source(),
             _ => None,
         }
     }
@@ -206,10 +242,28 @@ impl Hint for RemoteError {
             Self::NotInDaemon { .. } => "`docker images` or `podman images` lists what is there, for the same user.",
             Self::Status { status: 429, .. } => "Too many requests came from here: wait, or log in.",
             Self::Document { source, .. } => return source.hints(),
+            Self::Endpoint(error) => return error.hints(),
+            Self::Library(error) => return error.hints(),
+            Self::Token { .. } => {
+                "Log in with `sifu remote login`; --library and library://HOST take the token of the endpoint at that host."
+            }
+            Self::Architecture { .. } => "Say which machine it is for: --arch NAME.",
             Self::Digest { .. } | Self::Size { .. } => "It was damaged on its way or where it is kept: try again.",
             _ => return Vec::new(),
         };
         vec![hint.to_owned()]
+    }
+}
+
+impl From<NoLibraryReference> for RemoteError {
+    fn from(error: NoLibraryReference) -> Self {
+        Self::Library(error)
+    }
+}
+
+impl From<EndpointError> for RemoteError {
+    fn from(error: EndpointError) -> Self {
+        Self::Endpoint(Box::new(error))
     }
 }
 

@@ -460,7 +460,7 @@ impl Challenge {
 }
 
 /// A value of a query.
-fn percent_encoded(text: &str) -> String {
+pub fn percent_encoded(text: &str) -> String {
     let mut encoded = String::with_capacity(text.len());
     for byte in text.bytes() {
         match byte {

@@ -154,21 +154,32 @@ impl OrasImage {
 impl SifBlob {
     /// Fetches the file to `path` and checks it.
     pub fn fetch(&self, path: &Path, say: &mut dyn FnMut(Note)) -> Result<(), BuildError> {
-        let file = new_file(path)?;
-        let mut hasher = Hasher::new(self.digest.algorithm());
         let mut open = |offset_bytes| self.registry.blob(&self.digest, offset_bytes);
-        download::to_file(&mut open, &file, Some(self.size_bytes), &mut |bytes, done_bytes| {
-            hasher.update(bytes);
-            let total_bytes = self.size_bytes;
-            say(Note::Progress(Progress { stage: Stage::Fetching, done_bytes, total_bytes }));
-        })?;
-        let found = hasher.finish();
-        if found != self.digest {
-            let expected = self.digest.clone();
-            return Err(RemoteError::Digest { what: "the image".to_owned(), expected, found }.into());
-        }
-        check_sif(&file, path)
+        fetch_sif(&mut open, &self.digest, Some(self.size_bytes), path, say)
     }
+}
+
+/// Fetches a SIF file of a known digest to `path`; `open` gives it from some offset.
+pub fn fetch_sif(
+    open: &mut dyn FnMut(u64) -> Result<Box<dyn Read + Send>, RemoteError>,
+    digest: &Digest,
+    size_bytes: Option<u64>,
+    path: &Path,
+    say: &mut dyn FnMut(Note),
+) -> Result<(), BuildError> {
+    let file = new_file(path)?;
+    let mut hasher = Hasher::new(digest.algorithm());
+    let total_bytes = size_bytes.unwrap_or(0);
+    download::to_file(open, &file, size_bytes, &mut |bytes, done_bytes| {
+        hasher.update(bytes);
+        say(Note::Progress(Progress { stage: Stage::Fetching, done_bytes, total_bytes }));
+    })?;
+    let found = hasher.finish();
+    if found != *digest {
+        let expected = digest.clone();
+        return Err(RemoteError::Digest { what: "the image".to_owned(), expected, found }.into());
+    }
+    check_sif(&file, path)
 }
 
 /// Makes the file of an image, executable within the limits of the umask.

@@ -17,6 +17,7 @@ mod docker_archive;
 mod docker_daemon;
 mod host_tool;
 pub mod layered;
+pub mod library;
 mod localimage;
 mod oci;
 mod scratch;
@@ -32,6 +33,7 @@ pub use docker_archive::DockerArchive;
 pub use docker_daemon::DockerDaemon;
 pub use host_tool::ToolError;
 pub use layered::Layered;
+pub use library::LibraryImage;
 pub use localimage::LocalImage;
 pub use oci::OciLayout;
 pub use zypper::Zypper;
@@ -64,6 +66,8 @@ pub enum Source {
     Docker(DockerImage),
     /// A SIF file in a registry.
     Oras(OrasImage),
+    /// A SIF file of a library.
+    Library(Box<LibraryImage>),
     /// Packages of Debian.
     Debootstrap(Debootstrap),
     /// RPM packages, by dnf or yum.
@@ -77,10 +81,14 @@ pub enum Source {
 }
 
 /// Agents of images that are no file of sifu's: what a URI on the command line can name.
-const NAMED_BY_URI: &[&str] = &["docker", "docker-archive", "docker-daemon", "oci", "oci-archive", "oras"];
+const NAMED_BY_URI: &[&str] =
+    &["docker", "docker-archive", "docker-daemon", "oci", "oci-archive", "oras", "library", "shub"];
+
+/// What is to be said of Singularity Hub.
+pub const HUB_IS_GONE: &str = "Singularity Hub was closed in 2021; its images are gone";
 
 /// Agents of Apptainer that are not in [`Source`].
-const LATER: &[&str] = &["buildkit", "dockerfile", "http", "https", "ipfs", "library", "shub"];
+const LATER: &[&str] = &["buildkit", "dockerfile", "http", "https", "ipfs"];
 
 /// What an agent may use.
 pub struct Fetching<'a> {
@@ -141,6 +149,11 @@ impl Source {
             "oci" => Ok(Self::Oci(OciLayout { from: from(header)?, is_archive: false })),
             "docker" => Ok(Self::Docker(DockerImage { reference: docker::reference(header)? })),
             "oras" => Ok(Self::Oras(OrasImage { reference: docker::reference(header)? })),
+            "library" => Ok(Self::Library(Box::new(LibraryImage::of(header)?))),
+            "shub" => Err(BuildError::Elsewhere {
+                what: header.get("from").map_or_else(|| "shub".to_owned(), |from| format!("shub://{from}")),
+                why: HUB_IS_GONE,
+            }),
             "oci-archive" => Ok(Self::Oci(OciLayout { from: from(header)?, is_archive: true })),
             "debootstrap" => Ok(Self::Debootstrap(Debootstrap::of(header)?)),
             "dnf" | "yum" => Ok(Self::Dnf(Dnf::of(header)?)),
@@ -176,6 +189,12 @@ impl Source {
             Self::Oras(image) => {
                 let path = fetching.work.join("fetched.sif");
                 image.resolve(fetching.access)?.fetch(&path, fetching.say)?;
+                LocalImage { path: path.into() }.fetch(fetching)
+            }
+            Self::Library(image) => {
+                let path = fetching.work.join("fetched.sif");
+                let architecture = fetching.architecture.unwrap_or_else(Arch::host);
+                image.resolve(fetching.access, architecture.name())?.fetch(&path, fetching.say)?;
                 LocalImage { path: path.into() }.fetch(fetching)
             }
             Self::Debootstrap(debian) => debian.fetch(fetching),

@@ -7,7 +7,6 @@
 //! ```
 
 pub mod spec;
-pub mod yaml;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;

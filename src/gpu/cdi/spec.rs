@@ -16,7 +16,7 @@ use std::fmt;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::yaml::{self, YamlError};
+use crate::yaml::{self, YamlError};
 
 /// The versions that were published.
 const VERSIONS: [&str; 10] = ["0.1.0", "0.2.0", "0.3.0", "0.4.0", "0.5.0", "0.6.0", "0.7.0", "0.8.0", "1.0.0", "1.1.0"];

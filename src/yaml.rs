@@ -1,4 +1,4 @@
-//! YAML as far as it says what JSON can say: a document becomes a JSON value.
+//! YAML as far as it says what JSON can say: a document becomes a JSON value, and a JSON value a document.
 //!
 //! Plain words are typed as YAML 1.2's core schema types them (`null`, `true`, `12`, `0x1f`, `1.5`), quoted ones are
 //! text. Anchors are followed within a bound, so that a few lines can't become gigabytes.
@@ -13,6 +13,11 @@ use serde_json::{Map, Number, Value};
 const MAX_DEPTH: usize = 64;
 /// How many values a document may hold, those that anchors repeat included.
 const MAX_VALUES: usize = 200_000;
+
+/// Spaces before what belongs to the key above.
+const INDENT: usize = 4;
+/// Words that some version of YAML takes for something else than text.
+const SWITCHES: [&str; 9] = ["null", "true", "false", "yes", "no", "on", "off", "y", "n"];
 
 /// Why a text is no document that can be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -160,6 +165,79 @@ impl<'a, I: Iterator<Item = Result<(Event<'a>, Span), ScanError>>> Reader<I> {
     }
 }
 
+/// Writes a JSON value as a document of indented lines, which [`to_json`] reads as the same value.
+pub fn from_json(value: &Value) -> String {
+    let mut text = String::new();
+    match value {
+        Value::Object(mapping) if !mapping.is_empty() => write_mapping(mapping, 0, false, &mut text),
+        Value::Array(list) if !list.is_empty() => write_list(list, 0, &mut text),
+        other => {
+            text += &flat(other);
+            text.push('\n');
+        }
+    }
+    text
+}
+
+/// One key a line; the first stands behind what the line holds already where `begun`.
+fn write_mapping(mapping: &Map<String, Value>, indent: usize, begun: bool, text: &mut String) {
+    for (number, (key, value)) in mapping.iter().enumerate() {
+        if !(begun && number == 0) {
+            text.extend(std::iter::repeat_n(' ', indent));
+        }
+        text.push_str(&word(key));
+        text.push(':');
+        match value {
+            Value::Object(mapping) if !mapping.is_empty() => {
+                text.push('\n');
+                write_mapping(mapping, indent + INDENT, false, text);
+            }
+            Value::Array(list) if !list.is_empty() => {
+                text.push('\n');
+                write_list(list, indent + INDENT, text);
+            }
+            other => {
+                text.push(' ');
+                text.push_str(&flat(other));
+                text.push('\n');
+            }
+        }
+    }
+}
+
+fn write_list(list: &[Value], indent: usize, text: &mut String) {
+    for value in list {
+        text.extend(std::iter::repeat_n(' ', indent));
+        text.push_str("- ");
+        match value {
+            Value::Object(mapping) if !mapping.is_empty() => write_mapping(mapping, indent + 2, true, text),
+            // Lists in lists are written as JSON has them, which YAML understands.
+            other => {
+                text.push_str(&flat(other));
+                text.push('\n');
+            }
+        }
+    }
+}
+
+/// A value on one line.
+fn flat(value: &Value) -> String {
+    match value {
+        Value::String(text) => word(text),
+        other => other.to_string(),
+    }
+}
+
+/// A text, in quotes unless every reader of YAML takes it for text without them.
+fn word(text: &str) -> String {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-' | b'/' | b':');
+    let is_safe = text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '/')
+        && text.bytes().all(is_plain)
+        && !text.ends_with(':')
+        && !SWITCHES.iter().any(|switch| text.eq_ignore_ascii_case(switch));
+    if is_safe { text.to_owned() } else { Value::String(text.to_owned()).to_string() }
+}
+
 /// Types a word without quotes.
 fn plain_word(text: &str) -> Value {
     match text {
@@ -235,6 +313,22 @@ mod tests {
         }
         check_refused(&laughs, "line 5: more than 200000 values");
         check_refused("a: &x [*x]\n", "line 1: an alias of nothing");
+    }
+
+    #[test]
+    fn what_is_written_is_read_as_the_same() {
+        let value = json!({
+            "Active": "a", "Remotes": {"a": {"URI": "h.example:5000/x", "System": false, "Keyservers": [
+                {"URI": "https://k.example", "Skip": true}, {"URI": "", "Skip": false}]}, "yes": {}},
+            "odd": ["12", "0x1f", "true", "No", "~", "- a", "a: b", "a #b", " ", "", "\"\\\n\u{1}", "é", "a:", "!x", "&a", "*a"],
+            "numbers": [1, -2, 1.5, null, true, [1, ["x"]]],
+        });
+        let text = from_json(&value);
+        assert_eq!(to_json(&text), Ok(value), "{text}");
+        assert!(text.starts_with("Active: a\nRemotes:\n    a:\n        URI: h.example:5000/x\n"), "{text}");
+        for value in [json!({}), json!([]), json!("x"), Value::Null, json!([[1], {"a": []}])] {
+            assert_eq!(to_json(&from_json(&value)), Ok(value));
+        }
     }
 
     #[test]
