@@ -54,7 +54,7 @@ fn an_error_of_the_command_line_comes_with_the_usage() {
 
 #[test]
 fn what_is_not_there_yet_says_so() {
-    check("sifu", &["sign", "a.sif"], 255, "", "FATAL:   the command `sifu delete` is not there yet");
+    check("sifu", &["sign", "a.sif"], 255, "", "FATAL:   the command `sifu sign` is not there yet");
     check(
         "sifu",
         &["exec", "--compat32", "a.sif", "true"],
