@@ -16,7 +16,7 @@ use starter::paths::{ContainerPath, HostPath};
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitStatus};
+use std::process::{Command, ExitStatus, Stdio};
 
 /// How containers of a build are started.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -72,6 +72,10 @@ impl Secret {
 /// The script of a section while it runs in the container.
 const SCRIPT: &str = "/.post.script";
 
+/// Files of this machine by which programs find others, and the names of their copies while a section runs. Scripts write
+/// to these files; what they write is neither for this machine nor for the image.
+const NETWORK_FILES: [(&str, &str); 2] = [("/etc/hosts", "/.post.hosts"), ("/etc/resolv.conf", "/.post.resolv.conf")];
+
 /// Runs `%pre` or `%setup` with `/bin/sh -ex` in the caller's directory and environment. `rootfs` is told by variables.
 pub fn run_on_host(section: &'static str, script: &Script, rootfs: &Path, work: &Path) -> Result<(), BuildError> {
     let failed = |source| BuildError::Start { section, source };
@@ -115,6 +119,14 @@ fn run_script(
         edits.push(Edit::File { path: secret.path(), mode: 0o600, content: Vec::new() });
         clean.push(Edit::Remove { path: secret.path() });
     }
+    for (of_host, copy) in NETWORK_FILES {
+        // What this machine lacks, the container lacks.
+        if let Ok(content) = std::fs::read(of_host) {
+            let path = ContainerPath::fixed(copy);
+            edits.push(Edit::File { path: path.clone(), mode: 0o644, content });
+            clean.push(Edit::Remove { path });
+        }
+    }
     rootfs.apply(&edits)?;
     let mut command = interpreter(script);
     command.push(SCRIPT.into());
@@ -151,8 +163,13 @@ pub fn run_beside(
 }
 
 fn bind_in_place(path: &Path) -> OsString {
-    let path = path.as_os_str().as_bytes();
-    OsString::from_vec([b"type=bind,src=", path, b",dst=", path].concat())
+    bind(path, path, "")
+}
+
+/// A value of `--mount`.
+fn bind(source: &Path, target: impl AsRef<Path>, options: &str) -> OsString {
+    let (source, target) = (source.as_os_str().as_bytes(), target.as_ref().as_os_str().as_bytes());
+    OsString::from_vec([b"type=bind,src=", source, b",dst=", target, options.as_bytes()].concat())
 }
 
 /// What a script may change.
@@ -164,7 +181,8 @@ enum Access {
     Discarded,
 }
 
-/// Runs a command as root of `rootfs`, and waits for it.
+/// Runs a command as root of `rootfs`, and waits for it. It reads nothing: whoever starts builds in a loop over a list
+/// means to read the list himself.
 fn run_in(
     section: &'static str,
     rootfs: &Path,
@@ -174,7 +192,16 @@ fn run_in(
 ) -> Result<ExitStatus, BuildError> {
     let failed = |source| BuildError::Start { section, source };
     let mut child = Command::new(std::env::current_exe().map_err(failed)?);
-    child.args(arguments(access, Who::this_process(), options)).arg(rootfs).args(command);
+    child.args(arguments(access, Who::this_process(), options));
+    for (of_host, copy) in NETWORK_FILES {
+        let copy = rootfs.join(&copy[1..]);
+        if section != "bootstrap" && access == Access::Writable && copy.exists() {
+            child.arg("--mount").arg(bind(&copy, of_host, ""));
+        } else if Path::new(of_host).exists() {
+            child.arg("--mount").arg(bind(Path::new(of_host), of_host, ",ro"));
+        }
+    }
+    child.arg(rootfs).args(command).stdin(Stdio::null());
     // What the caller's variables ask of a container is not meant for those of a build.
     for (name, _) in std::env::vars_os() {
         let bytes = name.clone().into_vec();
@@ -240,13 +267,8 @@ fn arguments(access: Access, who: Who, options: &RunOptions) -> Vec<OsString> {
     let mut pair = |flag: &str, value: OsString| words.extend([flag.into(), value]);
     if access == Access::Writable {
         for secret in &options.secrets {
-            let path = secret.path();
-            let bind = [b"type=bind,src=".as_slice(), secret.source.as_bytes(), b",dst=", path.as_bytes(), b",ro"];
-            pair("--mount", OsString::from_vec(bind.concat()));
+            pair("--mount", bind(secret.source.as_path(), OsStr::from_bytes(secret.path().as_bytes()), ",ro"));
         }
-    }
-    for bind in ["/etc/hosts", "/etc/resolv.conf"].iter().filter(|path| Path::new(path).exists()) {
-        pair("--bind", bind.into());
     }
     options.binds.iter().for_each(|bind| pair("--bind", bind.clone()));
     options.mounts.iter().for_each(|mount| pair("--mount", mount.clone()));
