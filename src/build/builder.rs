@@ -29,6 +29,8 @@ use std::path::Path;
 /// What the command line says about root.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RootOptions {
+    /// `--fakeroot`: a sandbox is made by root of the range even where nothing runs in it.
+    pub asked: bool,
     /// `--ignore-subuid`: no range is mapped, even if there is one.
     pub ignores_range: bool,
     /// `--ignore-fakeroot-command`: without a range, what root may do is not emulated.

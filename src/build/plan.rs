@@ -99,6 +99,16 @@ pub struct StagePlan {
     pub needs_directory: bool,
 }
 
+impl StagePlan {
+    /// Whether a script of the definition runs, here or in the container.
+    pub fn runs_scripts(&self) -> bool {
+        let is_script = |action: &Action| {
+            matches!(action, Action::Setup(_) | Action::Post(_) | Action::InstallApp { .. } | Action::Test)
+        };
+        !self.pre.is_empty() || self.actions.iter().any(is_script)
+    }
+}
+
 /// A step of a stage.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {

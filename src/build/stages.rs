@@ -117,7 +117,7 @@ impl Stages<'_> {
                     edit(plan, &mut tree, &circumstances, self.say)?;
                     return Ok(Built { contents: Contents::Tree(tree), objects });
                 }
-                self.unpack(&tree, &path)?;
+                self.unpack(&tree, &path, plan)?;
             }
             Files::Layers(layered) => {
                 let created = layered.config.created_seconds().unwrap_or(0);
@@ -140,7 +140,7 @@ impl Stages<'_> {
                     edit(plan, &mut tree, &circumstances, self.say)?;
                     return Ok(Built { contents: Contents::Tree(tree), objects });
                 }
-                self.unpack(&tree, &path)?;
+                self.unpack(&tree, &path, plan)?;
             }
             Files::Directory { newest_mtime } => self.newest_input = self.newest_input.max(newest_mtime),
         }
@@ -176,7 +176,12 @@ impl Stages<'_> {
         self.builder.become_root(&places(self.work.path(), path))
     }
 
-    fn unpack(&mut self, tree: &Tree, path: &Path) -> Result<(), BuildError> {
+    fn unpack(&mut self, tree: &Tree, path: &Path, plan: &StagePlan) -> Result<(), BuildError> {
+        // Files of subordinate ids are out of their owner's reach. Where no script of root's asks for them, a sandbox is the
+        // caller's, and its owners are remembered.
+        if self.last.as_deref() == Some(path) && !plan.runs_scripts() && !self.run.root.asked {
+            self.builder.stay();
+        }
         self.become_root(path)?;
         self.doing("Unpacking the file system...");
         make_directory(path)?;

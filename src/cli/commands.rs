@@ -441,7 +441,11 @@ const BUILD_FLAGS: &[&[Flag]] = &[ELSEWHERE, &[
     .keys(&["IGNORE_FAKEROOT_COMMAND"])
     .hidden(),
     // What builds do anyway, as an ordinary user.
-    Flag::switch("fakeroot", |_, _| {}, "Build as root of the container; builds always do").short('f').keys(&["FAKEROOT"]),
+    Flag::switch(
+        "fakeroot",
+        |said, on| said.build.run.root.asked = on,
+        "Build as root of the container; scripts of a build always do, and with this the files of any sandbox have their owners",
+    ).short('f').keys(&["FAKEROOT"]),
     Flag::switch("reproducible", |_, _| {}, "Give the same bytes for the same inputs; builds always do")
         .keys(&["REPRODUCIBLE"]),
     Flag::switch("userns", |_, _| {}, "Use a user namespace and nothing that needs rights; builds always do").hidden(),
