@@ -37,11 +37,12 @@ installs() {
   apt-get install -y -q --no-install-recommends "$@" </dev/null >/dev/null
 }
 
-# wants PROGRAM PACKAGE WHY: installs the package if the program is missing; says so if that is not possible.
+# wants PROGRAM PACKAGES WHY: installs the packages if the program is missing; says so if that is not possible.
 wants() {
-  have "$1" || installs "$2" || true
+  # shellcheck disable=SC2086  # each word is a package
+  have "$1" || installs $2 || true
   have "$1" && return 0
-  note "$1 is missing ($3): install the package $2"
+  note "$1 is missing ($3): install $2"
   return 1
 }
 

@@ -77,9 +77,29 @@ pub const PMIX_NAMESPACE: &str = "PMIX_NAMESPACE";
 pub const PMIX_SERVERS: [&str; 5] =
     ["PMIX_SERVER_URI41", "PMIX_SERVER_URI4", "PMIX_SERVER_URI3", "PMIX_SERVER_URI21", "PMIX_SERVER_URI2"];
 
+/// Whole names: the number of a rank, by PMIx, Open MPI and Slurm.
+pub const PMIX_RANK: &str = "PMIX_RANK";
+pub const OMPI_COMM_WORLD_RANK: &str = "OMPI_COMM_WORLD_RANK";
+pub const SLURM_PROCID: &str = "SLURM_PROCID";
+
+/// Whole names: how many ranks there are in all, by Open MPI and PMI.
+pub const OMPI_COMM_WORLD_SIZE: &str = "OMPI_COMM_WORLD_SIZE";
+pub const PMI_SIZE: &str = "PMI_SIZE";
+
+/// Whole name: the plugin by which Slurm speaks to ranks.
+pub const SLURM_MPI_TYPE: &str = "SLURM_MPI_TYPE";
+
+/// Whole name: how many ranks Hydra has on this node.
+pub const MPI_LOCALNRANKS: &str = "MPI_LOCALNRANKS";
+
+/// Whole names: prefixes of installed MPIs.
+pub const MPI_PREFIXES: [&str; 5] = ["OPAL_PREFIX", "I_MPI_ROOT", "MPI_HOME", "MPI_ROOT", "MPICH_DIR"];
+
 /// Whole names: a rank of PMI-1 and PMI-2, and the address of its server where it has one.
 pub const PMI_RANK: &str = "PMI_RANK";
 pub const PMI_PORT: &str = "PMI_PORT";
+/// Whole name: the descriptor by which a rank speaks to its server.
+pub const PMI_FD: &str = "PMI_FD";
 
 /// Splits a variable's name into the rank of its prefix in [`PREFIXES`] and its key.
 pub fn key_of(name: &[u8]) -> Option<(usize, &[u8])> {

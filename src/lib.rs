@@ -14,6 +14,7 @@ pub mod gpu;
 pub mod host;
 pub mod image;
 pub mod launch;
+pub mod mpi;
 pub mod oci;
 pub mod remembered;
 pub mod remote;

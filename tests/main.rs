@@ -22,6 +22,7 @@ mod gpu;
 mod image;
 mod inspect;
 mod library;
+mod mpi;
 mod ranks;
 mod registry;
 mod rooms;

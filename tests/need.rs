@@ -68,6 +68,13 @@ pub const SKOPEO: Need = Need { name: "skopeo", ask: || has_program("skopeo") };
 pub const UMOCI: Need = Need { name: "umoci", ask: || has_program("umoci") };
 /// Another runtime, with a daemon's socket.
 pub const PODMAN: Need = Need { name: "podman", ask: || has_program("podman") };
+/// Both families of MPI, with what compiles for them.
+pub const MPI: Need = Need {
+    name: "mpi",
+    ask: || {
+        ["mpirun.openmpi", "mpicc.openmpi", "mpirun.mpich", "mpicc.mpich", "cc"].into_iter().try_for_each(has_program)
+    },
+};
 /// The rights to mount a file system.
 pub const ROOT: Need = Need { name: "root", ask: || unless(!is_root(), "this is an ordinary user") };
 

@@ -17,7 +17,7 @@ use starter::perform::{Launched, PerformError, Stage};
 use starter::plan::{Command, Emulation, LaunchPlan, Node};
 use starter::supervise::end_alike;
 
-use super::accelerators;
+use super::{accelerators, mpi};
 use crate::conf::{self, SiteConfig};
 use crate::gpu::{BindKind, GpuBinds};
 use crate::host::facts::{Attempt, FuseDevice, HostFacts};
@@ -135,7 +135,14 @@ fn prepare(request: &LaunchRequest, purpose: Purpose) -> Result<Prepared, Failur
     let security = plan::security(request).map_err(|error| failure(&error))?;
     let binds = layout::user_binds(request).map_err(|error| failure(&error))?;
 
-    let accelerators = accelerators::prepare(request, &site, Some(image.root()))?;
+    let mut accelerators = accelerators::prepare(request, &site, Some(image.root()))?;
+    if request.mpi {
+        let brought = mpi::prepare(request, image.root())?;
+        accelerators.binds.extend(brought.binds);
+        accelerators.environment.extend(brought.environment);
+    } else if purpose == Purpose::Start {
+        mpi::warn_of_singletons(request, image.root());
+    }
     let mut paths = layout::sources(request, &site, &binds).map_err(|error| failure(&error))?;
     paths.extend(accelerators.binds.iter().map(|bind| bind.source.clone()));
     let host = host::observe(&What {

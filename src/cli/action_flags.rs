@@ -311,6 +311,12 @@ pub const ACTION: &[Flag] = &[
         "Give this rank of a job step a container of its own",
     )
     .keys(&["NO_SHARENS"]),
+    Flag::switch(
+        "mpi",
+        |said, on| said.launch.mpi = on,
+        "Bring in the host's MPI: the libraries that it needs and the image lacks, and the devices of the fabric",
+    )
+    .keys(&["MPI"]),
     // Identity and privileges.
     Flag::switch("fakeroot", |said, on| said.launch.fakeroot = on, "Appear as root in the container")
         .short('f')

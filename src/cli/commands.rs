@@ -100,6 +100,7 @@ const VERBS: &[Command] = &[
         .aliases(&["keys"])
         .text("Commands: export, import, list, newpair, pull, push, remove, search.", &[]),
     remote_commands::KEYSERVER,
+    MPI,
     OCI,
     Command::later(
         "overlay",
@@ -296,6 +297,25 @@ const DOCTOR: Command = Command::verb("doctor", doctor, "Tell what this machine 
 
 const DOCTOR_FLAGS: &[&[Flag]] =
     &[&[Flag::switch("json", |said, on| said.doctor.json = on, "Print JSON").short('j').keys(&["JSON"])]];
+
+const MPI: Command = Command::group("mpi", MPI_VERBS, "Tell how the ranks of an image find each other");
+
+const MPI_VERBS: &[Command] = &[Command::verb("check", mpi_check, "Tell whether ranks in an image will be one job, and why")
+    .flags(MPI_FLAGS)
+    .words(&["IMAGE"], Rest::Words("PROGRAM"))
+    .text(
+        "Names the MPI of the image and of this host (family, version, ABI), the launcher with its PMI (as this process sees it, or \
+         else those on PATH, and Slurm's default), what the program is linked with, and judges each way to start ranks: hybrid, \
+         with --mpi, contained, each rank alone, or another ABI. Nothing is started. The exit code is 0 where one way works, else 1.",
+        &[
+            ("sifu mpi check image.sif", "See what fits before the job is queued"),
+            ("sifu mpi check image.sif /opt/app/bin/solver", "Judge one program"),
+            ("mpirun -n 1 sifu mpi check image.sif", "Judge the launcher that starts the job"),
+        ],
+    )];
+
+const MPI_FLAGS: &[&[Flag]] =
+    &[&[Flag::switch("json", |said, on| said.mpi.json = on, "Print JSON").short('j').keys(&["JSON"])]];
 
 const GPU: Command = Command::group("gpu", GPU_VERBS, "Tell what containers get of the host's GPUs");
 
@@ -852,6 +872,14 @@ fn cache_clean(said: Said) -> Result<ExitCode, Failure> {
 
 fn doctor(said: Said) -> Result<ExitCode, Failure> {
     super::doctor::run(said.doctor.json).map(ExitCode::from)
+}
+
+fn mpi_check(said: Said) -> Result<ExitCode, Failure> {
+    if said.words.len() > 2 {
+        return Err(Failure::usage("an image and one program at most can be checked"));
+    }
+    let program = said.words.get(1).map(|program| program.as_encoded_bytes());
+    super::mpi::check(&said.mpi, word(&said, 0), program).map(ExitCode::from)
 }
 
 fn gpu_explain(said: Said) -> Result<ExitCode, Failure> {

@@ -13,6 +13,7 @@ use super::cache::CacheOptions;
 use super::elsewhere::ElsewhereOptions;
 use super::inspect::InspectOptions;
 use super::library::LibraryOptions;
+use super::mpi::CheckOptions;
 use super::oci::OciOptions;
 use super::pull::PullOptions;
 use super::registry::LoginOptions;
@@ -42,6 +43,7 @@ pub struct Said {
     pub cache: CacheOptions,
     pub config: Config,
     pub doctor: Doctor,
+    pub mpi: CheckOptions,
     pub oci: OciOptions,
     /// The words after the verb, in order.
     pub words: Vec<OsString>,

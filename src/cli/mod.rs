@@ -20,6 +20,7 @@ pub mod inspect;
 pub mod keyserver;
 pub mod library;
 pub mod man;
+pub mod mpi;
 pub mod oci;
 pub mod parse;
 pub mod progress;

@@ -22,6 +22,30 @@ pub fn is_version_of(found: &[u8], name: &[u8]) -> bool {
     found.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with(b"."))
 }
 
+/// Whether a library is a part of glibc: it fits the dynamic linker beside it and no other.
+pub fn is_of_glibc(name: &[u8]) -> bool {
+    const PARTS: [&str; 16] = [
+        "ld-linux",
+        "ld64",
+        "libBrokenLocale",
+        "libanl",
+        "libc",
+        "libc_malloc_debug",
+        "libdl",
+        "libm",
+        "libmvec",
+        "libnsl",
+        "libnss_compat",
+        "libnss_files",
+        "libpthread",
+        "libresolv",
+        "librt",
+        "libutil",
+    ];
+    let stem = name.windows(3).position(|part| part == b".so").map_or(name, |at| &name[..at]);
+    PARTS.iter().any(|part| part.as_bytes() == stem) || stem.starts_with(b"ld-linux")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -33,6 +57,16 @@ mod tests {
         }
         for found in ["libcudart.so", "libcuda.so2", "libcuda", "xlibcuda.so"] {
             assert!(!is_version_of(found.as_bytes(), b"libcuda.so"), "{found}");
+        }
+    }
+
+    #[test]
+    fn parts_of_glibc_are_told_from_others() {
+        for name in ["libc.so.6", "libm.so.6", "ld-linux-x86-64.so.2", "libdl.so.2"] {
+            assert!(is_of_glibc(name.as_bytes()), "{name}");
+        }
+        for name in ["libcuda.so.1", "libmpi.so.40", "libcrypt.so.1", "libmlx5.so.1"] {
+            assert!(!is_of_glibc(name.as_bytes()), "{name}");
         }
     }
 }

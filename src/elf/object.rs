@@ -17,7 +17,7 @@ use std::io;
 use goblin::container::Ctx;
 use goblin::elf::Elf;
 use goblin::elf::dynamic::{
-    DT_NEEDED, DT_NULL, DT_SONAME, DT_STRTAB, DT_VERDEF, DT_VERDEFNUM, DT_VERNEED, DT_VERNEEDNUM,
+    DT_NEEDED, DT_NULL, DT_RPATH, DT_RUNPATH, DT_SONAME, DT_STRTAB, DT_VERDEF, DT_VERDEFNUM, DT_VERNEED, DT_VERNEEDNUM,
 };
 use goblin::elf::header::{Header, SIZEOF_IDENT};
 use goblin::elf::program_header::{PT_DYNAMIC, PT_LOAD, ProgramHeader};
@@ -27,6 +27,8 @@ const MAX_PROGRAM_HEADERS: usize = 128;
 /// A library has some forty dynamic entries, and as many more as it needs others.
 const MAX_DYNAMIC_BYTES: u64 = 64 << 10;
 const MAX_NAME_BYTES: usize = 1024;
+/// Package managers that give each library a directory of its own write long lists.
+const MAX_RUN_PATH_BYTES: usize = 64 << 10;
 /// glibc itself defines some fifty versions.
 const MAX_VERSIONS: u64 = 2048;
 
@@ -61,6 +63,8 @@ pub struct Object {
     pub soname: Option<Vec<u8>>,
     /// Sonames of the libraries that it needs.
     pub needed: Vec<Vec<u8>>,
+    /// Directories in which it looks for them first; `$ORIGIN` stands for its own.
+    pub run_paths: Vec<Vec<u8>>,
     /// Versions that must be defined by the libraries it needs, such as `GLIBC_2.34`; weak ones are left out.
     pub version_needs: Vec<Vec<u8>>,
     /// Versions that it defines.
@@ -112,6 +116,7 @@ impl Object {
             machine: header.e_machine,
             soname: None,
             needed: Vec::new(),
+            run_paths: Vec::new(),
             version_needs: Vec::new(),
             version_definitions: Vec::new(),
         };
@@ -122,6 +127,10 @@ impl Object {
             match tag {
                 DT_SONAME => object.soname = Some(image.name(strings, value)?),
                 DT_NEEDED => object.needed.push(image.name(strings, value)?),
+                DT_RPATH | DT_RUNPATH => {
+                    let list = image.text(strings, value, MAX_RUN_PATH_BYTES)?;
+                    object.run_paths.extend(list.split(|&byte| byte == b':').map(<[u8]>::to_vec));
+                }
                 _ => {}
             }
         }
@@ -241,10 +250,14 @@ impl<R: ReadAt + ?Sized> Image<'_, R> {
 
     /// Returns the name at `index` of the string table at address `strings`.
     fn name(&self, strings: u64, index: u64) -> Result<Vec<u8>, ElfError> {
+        self.text(strings, index, MAX_NAME_BYTES)
+    }
+
+    fn text(&self, strings: u64, index: u64, limit_bytes: usize) -> Result<Vec<u8>, ElfError> {
         let address = strings.checked_add(index).ok_or(ElfError::Broken("the index of a name"))?;
         let mut bytes = read_up_to(self.file, self.offset(address)?, 128)?;
         if !bytes.contains(&0) {
-            bytes = read_up_to(self.file, self.offset(address)?, MAX_NAME_BYTES)?;
+            bytes = read_up_to(self.file, self.offset(address)?, limit_bytes)?;
         }
         let end = bytes.iter().position(|&byte| byte == 0).ok_or(ElfError::Broken("the length of a name"))?;
         bytes.truncate(end);

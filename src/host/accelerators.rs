@@ -90,12 +90,13 @@ impl ReadAt for File {
     }
 }
 
-struct Host<'a> {
-    root: &'a Path,
+/// The files of a host.
+pub(super) struct Host<'a> {
+    pub(super) root: &'a Path,
 }
 
 impl Host<'_> {
-    fn at(&self, path: impl AsRef<Path>) -> PathBuf {
+    pub(super) fn at(&self, path: impl AsRef<Path>) -> PathBuf {
         let path = path.as_ref();
         self.root.join(path.strip_prefix("/").unwrap_or(path))
     }
@@ -108,7 +109,7 @@ impl Host<'_> {
     }
 
     /// Returns the names in a directory, sorted; none where there is no such directory.
-    fn names(&self, path: impl AsRef<Path>) -> Vec<Vec<u8>> {
+    pub(super) fn names(&self, path: impl AsRef<Path>) -> Vec<Vec<u8>> {
         let entries = fs::read_dir(self.at(path)).into_iter().flatten().flatten();
         let mut names: Vec<Vec<u8>> = entries.map(|entry| entry.file_name().into_vec()).collect();
         names.sort();
@@ -131,6 +132,10 @@ impl Host<'_> {
         names.filter_map(|name| kind(HostPath::new(directory.join(OsStr::from_bytes(&name))))).collect()
     }
 
+    pub(super) fn kind(&self, path: &HostPath) -> Option<PathKind> {
+        fs::metadata(self.at(path)).ok().map(|metadata| super::kind(&metadata))
+    }
+
     fn node(&self, path: impl Into<PathBuf>) -> Node {
         self.node_for(path, AccessFlags::R_OK | AccessFlags::W_OK)
     }
@@ -148,10 +153,7 @@ impl Host<'_> {
             return Vec::new();
         }
         let wanted = |name: &[u8]| query.libraries.iter().any(|library| is_version_of(name, library));
-        let mut cache = Vec::new();
-        if let Ok(file) = File::open(self.at("/etc/ld.so.cache")) {
-            let _ = file.take(MAX_CACHE_BYTES).read_to_end(&mut cache);
-        }
+        let cache = self.linker_cache();
         let mut found: Vec<(Vec<u8>, PathBuf)> = ld_cache::parse(&cache)
             .unwrap_or_default()
             .iter()
@@ -173,7 +175,16 @@ impl Host<'_> {
         found.into_iter().map(|(name, path)| self.library(name, path)).collect()
     }
 
-    fn library(&self, name: Vec<u8>, path: PathBuf) -> HostLibrary {
+    /// The bytes of the linker's cache; none where there is none.
+    pub(super) fn linker_cache(&self) -> Vec<u8> {
+        let mut cache = Vec::new();
+        if let Ok(file) = File::open(self.at("/etc/ld.so.cache")) {
+            let _ = file.take(MAX_CACHE_BYTES).read_to_end(&mut cache);
+        }
+        cache
+    }
+
+    pub(super) fn library(&self, name: Vec<u8>, path: PathBuf) -> HostLibrary {
         let real = fs::canonicalize(self.at(&path)).ok();
         let real = real.and_then(|real| Some(Path::new("/").join(real.strip_prefix(self.root).ok()?)));
         let path = real.unwrap_or(path);
@@ -349,7 +360,7 @@ fn matches(pattern: &[u8], name: &[u8]) -> bool {
 }
 
 /// The absolute directories of a list like `PATH`.
-fn directories_of(list: &[u8]) -> impl Iterator<Item = PathBuf> {
+pub(super) fn directories_of(list: &[u8]) -> impl Iterator<Item = PathBuf> {
     let words = list.split(|&byte| byte == b':').filter(|word| word.starts_with(b"/"));
     words.map(|word| PathBuf::from(OsStr::from_bytes(word)))
 }

@@ -3,11 +3,13 @@
 //! Nothing here looks at anything. Names and paths are bytes, as the host has them.
 
 mod accelerators;
+mod mpi;
 mod probed;
 
 use std::collections::BTreeMap;
 
 pub use accelerators::*;
+pub use mpi::*;
 pub use probed::*;
 use starter::paths::HostPath;
 

@@ -7,6 +7,7 @@
 pub mod accelerators;
 pub mod facts;
 pub mod mountinfo;
+pub mod mpi;
 mod name_service;
 pub mod probe;
 pub mod subordinate_ids;

@@ -1,10 +1,10 @@
 //! What is known of an image before it is mounted: plain values for the planner.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use starter::paths::HostPath;
+use starter::paths::{ContainerPath, HostPath};
 
-use crate::elf::GlibcVersion;
+use crate::elf::{GlibcVersion, Object};
 
 /// What holds the root file system.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -82,4 +82,36 @@ pub struct ImageLibraries {
     pub c_library: CLibrary,
     /// The names of its libraries.
     pub names: BTreeSet<Vec<u8>>,
+}
+
+/// What an image has of MPI, as far as it was asked for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ImageMpiFacts {
+    /// Its MPI libraries.
+    pub libraries: Vec<ImageMpi>,
+    /// Where each library is that its dynamic linker would find, and those beside its MPI.
+    pub places: BTreeMap<Vec<u8>, ContainerPath>,
+    /// Its programs that start ranks.
+    pub launchers: Vec<ContainerPath>,
+}
+
+/// An MPI library of an image.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ImageMpi {
+    /// The soname that programs ask for.
+    pub name: Vec<u8>,
+    /// The file, links followed.
+    pub path: ContainerPath,
+    /// The names in its directory and in the directories of its plugins.
+    pub beside: BTreeSet<Vec<u8>>,
+}
+
+/// A program of an image, or of the host, as far as MPI goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ImageProgram {
+    pub path: Vec<u8>,
+    /// `None` where it is no ELF file: a script.
+    pub object: Option<Object>,
+    /// What it needs of MPI, by itself or through the image's libraries: sonames.
+    pub mpi: Vec<Vec<u8>>,
 }

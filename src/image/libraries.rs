@@ -1,6 +1,6 @@
 //! The libraries of an image: its C library and the names that its dynamic linker would find.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use starter::paths::ContainerPath;
 
@@ -12,6 +12,9 @@ use crate::tree::lookup::{self, Lookup, LookupError};
 const MAX_CACHE_BYTES: u64 = 16 << 20;
 /// The C library of glibc has two megabytes.
 const MAX_C_LIBRARY_BYTES: u64 = 16 << 20;
+
+/// The libraries of an MPI have some forty megabytes at most.
+const MAX_LIBRARY_BYTES: u64 = 256 << 20;
 
 /// Where libraries lie that need no cache to be found, for machines of 64 bits.
 const DIRECTORIES: [&str; 7] = [
@@ -49,6 +52,34 @@ pub fn observe(root: &dyn Lookup, machine: u16) -> Result<ImageLibraries, Lookup
     Ok(ImageLibraries { c_library: c_library(root, machine, &c_library_paths)?, names })
 }
 
+/// Where each library is that the image's dynamic linker would find, links not followed.
+pub fn places(root: &dyn Lookup, machine: u16) -> Result<BTreeMap<Vec<u8>, ContainerPath>, LookupError> {
+    let cache = read(root, "/etc/ld.so.cache", MAX_CACHE_BYTES)?.unwrap_or_default();
+    let entries = ld_cache::parse(&cache).unwrap_or_default();
+    let mut places = BTreeMap::new();
+    for entry in entries.iter().filter(|entry| entry.hwcap == 0 && entry.serves_64_bits(machine)) {
+        if let Ok(path) = ContainerPath::parse(entry.path) {
+            places.entry(entry.name.to_vec()).or_insert(path);
+        }
+    }
+    if places.is_empty() {
+        for directory in DIRECTORIES.map(ContainerPath::fixed) {
+            for entry in lookup::list(root, &directory)?.unwrap_or_default() {
+                if let (true, Ok(path)) = (is_library(&entry.name), directory.join(&entry.name)) {
+                    places.entry(entry.name).or_insert(path);
+                }
+            }
+        }
+    }
+    Ok(places)
+}
+
+/// Reads what the dynamic linker would of the file at `path`; `None` where it is no ELF file that can be used.
+pub fn object(root: &dyn Lookup, path: &ContainerPath) -> Result<Option<Object>, LookupError> {
+    let bytes = lookup::read(root, path, MAX_LIBRARY_BYTES).or_else(absent)?;
+    Ok(bytes.and_then(|bytes| Object::parse(&bytes[..]).ok()))
+}
+
 fn is_library(name: &[u8]) -> bool {
     name.starts_with(b"lib") && name.windows(3).any(|part| part == b".so")
 }
@@ -72,7 +103,7 @@ fn read(root: &dyn Lookup, path: &'static str, limit_bytes: u64) -> Result<Optio
 }
 
 /// What can't be read because of what it is, and not because the medium fails, is as good as absent.
-fn absent(error: LookupError) -> Result<Option<Vec<u8>>, LookupError> {
+pub(super) fn absent<T>(error: LookupError) -> Result<Option<T>, LookupError> {
     match error {
         LookupError::Damaged { .. } => Err(error),
         LookupError::TooManyLinks { .. } | LookupError::TooLarge { .. } | LookupError::Denied { .. } => Ok(None),

@@ -12,6 +12,7 @@ pub mod extract;
 pub mod facts;
 pub mod libraries;
 pub mod metadata;
+pub mod mpi;
 pub mod sandbox;
 mod source;
 

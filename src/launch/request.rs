@@ -137,6 +137,9 @@ pub struct LaunchRequest {
     /// `--cdi-dirs`: where to look for their descriptions; empty for the usual directories.
     pub cdi_dirs: Vec<OsString>,
 
+    /// `--mpi`: bring in the host's MPI.
+    pub mpi: bool,
+
     /// `--app`: the SCIF app.
     pub app: Option<Vec<u8>>,
     /// `--shell`: the program that [`Verb::Shell`] starts.
