@@ -1,39 +1,16 @@
 //! Start-up, measured: every contender of a row runs in turn, round by round, and the row shows the ratio of medians.
 //!
-//! `setup/bench` prepares the images and runs this. Started as root it orchestrates, and a copy of itself runs the
-//! contenders as an ordinary user (`measure`), so that what is timed is that user's own `posix_spawn` to `wait`.
+//! `setup/bench` prepares the images and runs this.
 #![forbid(unsafe_code)]
 
-use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader, Read, Write};
+mod measuring;
+
+use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use nix::time::{ClockId, clock_gettime};
-use serde::{Deserialize, Serialize};
-
-/// What one contender does, once per round.
-#[derive(Clone, Serialize, Deserialize)]
-struct Contender {
-    name: String,
-    command: Vec<String>,
-    directory: Option<PathBuf>,
-    clock: Clock,
-}
-
-#[derive(Clone, Copy, PartialEq, Serialize, Deserialize)]
-enum Clock {
-    /// From spawn to the end of wait.
-    Whole,
-    /// The same for so many at once, from the first spawn to the last end.
-    AtOnce(u32),
-    /// From the moment that the command prints last (`tick`) to the end of wait.
-    Exit,
-}
-
-/// Nanoseconds of every round, by contender.
-type Times = BTreeMap<String, Vec<u64>>;
+use measuring::{Bench, Clock, Table, Times, contender, duration, installed, measure, median, words};
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|word| word != "--bench").collect();
@@ -42,61 +19,6 @@ fn main() {
         Some("threads") => idle_threads(arguments.get(1).and_then(|count| count.parse().ok()).unwrap_or(0)),
         only => orchestrate(only),
     }
-}
-
-// --- as the ordinary user: run contenders and tell how long each took
-
-/// Reads rounds and contenders from standard input, writes their times to standard output.
-fn measure() {
-    let mut text = String::new();
-    std::io::stdin().read_to_string(&mut text).expect("contenders on standard input");
-    let (rounds, contenders): (u32, Vec<Contender>) = serde_json::from_str(&text).expect("contenders as JSON");
-    let mut times = Times::new();
-    for round in 0..=rounds {
-        for contender in &contenders {
-            let nanoseconds = time_one(contender);
-            // The first round warms up.
-            if round > 0 {
-                times.entry(contender.name.clone()).or_default().push(nanoseconds);
-            }
-            // What a contender leaves to be done behind its end should not fall on the next one.
-            std::thread::sleep(Duration::from_millis(8));
-        }
-    }
-    println!("{}", serde_json::to_string(&times).expect("times as JSON"));
-}
-
-fn command_of(contender: &Contender) -> Command {
-    let mut command = Command::new(&contender.command[0]);
-    command.args(&contender.command[1..]).stdin(Stdio::null()).stderr(Stdio::inherit());
-    command.stdout(if contender.clock == Clock::Exit { Stdio::piped() } else { Stdio::null() });
-    if let Some(directory) = &contender.directory {
-        command.current_dir(directory);
-    }
-    command
-}
-
-fn time_one(contender: &Contender) -> u64 {
-    let count = if let Clock::AtOnce(count) = contender.clock { count } else { 1 };
-    let mut commands: Vec<Command> = (0..count).map(|_| command_of(contender)).collect();
-    let start = Instant::now();
-    let mut children: Vec<Child> =
-        commands.iter_mut().map(|command| command.spawn().expect("a contender can be started")).collect();
-    let mut said = String::new();
-    if contender.clock == Clock::Exit {
-        children[0].stdout.take().expect("its output").read_to_string(&mut said).expect("its output");
-    }
-    for child in &mut children {
-        let status = child.wait().expect("a contender ends");
-        assert!(status.success(), "{}: {status}", contender.name);
-    }
-    if contender.clock == Clock::Exit {
-        let now = clock_gettime(ClockId::CLOCK_MONOTONIC).expect("the clock");
-        let now = now.tv_sec().cast_unsigned() * 1_000_000_000 + now.tv_nsec().cast_unsigned();
-        let ticked: u64 = said.lines().last().and_then(|line| line.parse().ok()).expect("the time that tick says");
-        return now - ticked;
-    }
-    u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// Keeps `count` threads asleep until standard input ends.
@@ -113,152 +35,6 @@ fn idle_threads(count: u32) {
     }
     println!("ready");
     let _ = std::io::stdin().read_to_end(&mut Vec::new());
-}
-
-// --- as whoever started it: which contenders, in which surroundings, and the table
-
-/// Where things are and who runs them.
-struct Bench {
-    sifu: String,
-    directory: PathBuf,
-    /// The ordinary user that root measures as.
-    user: Option<String>,
-    myself: String,
-}
-
-impl Bench {
-    fn new() -> Self {
-        let variable = |name: &str| std::env::var(name).unwrap_or_else(|_| panic!("{name} is set by setup/bench"));
-        let root = nix::unistd::geteuid().is_root();
-        Self {
-            sifu: variable("SIFU_BENCH_BIN"),
-            directory: PathBuf::from(variable("SIFU_BENCH_DIR")),
-            user: root.then(|| variable("SIFU_BENCH_USER")),
-            myself: std::env::current_exe().expect("this program").display().to_string(),
-        }
-    }
-
-    fn file(&self, name: &str) -> String {
-        self.directory.join(name).display().to_string()
-    }
-
-    fn has(&self, name: &str) -> bool {
-        self.directory.join(name).exists()
-    }
-
-    /// A command line run by the ordinary user, in a fresh environment, with `groups` supplementary groups.
-    fn as_user(&self, groups: u32, command: &[&str]) -> Command {
-        let mut line: Vec<String> = Vec::new();
-        if let Some(name) = &self.user {
-            let user = nix::unistd::User::from_name(name).ok().flatten().expect("the user that setup/bench made");
-            line.extend(["setpriv".into(), format!("--reuid={}", user.uid), format!("--regid={}", user.gid)]);
-            line.push(if groups == 0 {
-                "--clear-groups".into()
-            } else {
-                let ids: Vec<String> = (0..groups).map(|index| (70_000 + index).to_string()).collect();
-                format!("--groups={}", ids.join(","))
-            });
-            let home = user.dir.display().to_string();
-            line.extend(["env".into(), "-i".into(), format!("HOME={home}"), format!("USER={name}"), "LANG=C".into()]);
-            line.push("PATH=/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin".into());
-        }
-        line.extend(command.iter().map(|&word| word.to_owned()));
-        let mut command = Command::new(&line[0]);
-        command.args(&line[1..]).current_dir("/");
-        command
-    }
-
-    /// Runs `contenders` in turn for `rounds` rounds; `around` is put before the command line (`unshare` and a script).
-    fn times(&self, rounds: u32, groups: u32, around: &[&str], contenders: &[Contender]) -> Times {
-        let inner = self.as_user(groups, &[&self.myself, "measure"]);
-        let words = around.iter().map(std::ffi::OsStr::new).chain([inner.get_program()]).chain(inner.get_args());
-        let words: Vec<_> = words.collect();
-        let mut command = Command::new(words[0]);
-        command.args(&words[1..]).current_dir("/").stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut child = command.spawn().expect("the measuring process can be started");
-        let spec = serde_json::to_string(&(rounds, contenders)).expect("contenders as JSON");
-        child.stdin.take().expect("its input").write_all(spec.as_bytes()).expect("it reads");
-        let output = child.wait_with_output().expect("it ends");
-        assert!(output.status.success(), "measuring failed: {}", output.status);
-        serde_json::from_slice(&output.stdout).expect("times as JSON")
-    }
-
-    fn sifu_exec(&self, image: &str, command: &[&str]) -> Vec<String> {
-        let mut line = vec![self.sifu.clone(), "exec".into(), self.file(image)];
-        line.extend(command.iter().map(|&word| word.to_owned()));
-        line
-    }
-}
-
-fn installed(program: &str) -> bool {
-    let search = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&search).any(|directory| directory.join(program).is_file())
-}
-
-fn contender(name: &str, clock: Clock, command: Vec<String>) -> Contender {
-    Contender { name: name.to_owned(), command, directory: None, clock }
-}
-
-fn words(line: &[&str]) -> Vec<String> {
-    line.iter().map(|&word| word.to_owned()).collect()
-}
-
-fn median(values: &[u64]) -> f64 {
-    let mut sorted = values.to_vec();
-    sorted.sort_unstable();
-    let middle = sorted.len() / 2;
-    let upper = sorted[middle] as f64;
-    if sorted.len() % 2 == 1 { upper } else { (sorted[middle - 1] as f64 + upper) / 2.0 }
-}
-
-/// Nanoseconds as people read them.
-fn duration(nanoseconds: f64) -> String {
-    match nanoseconds {
-        n if n < 10e6 => format!("{:.2} ms", n / 1e6),
-        n if n < 10e9 => format!("{:.0} ms", n / 1e6),
-        n => format!("{:.1} s", n / 1e9),
-    }
-}
-
-/// The table, a row at a time as it is measured.
-struct Table {
-    missed: u32,
-}
-
-impl Table {
-    fn begin() -> Self {
-        println!("{:<52} {:<18} {:<12} {:<5} how", "what", "target", "measured", "");
-        Self { missed: 0 }
-    }
-
-    fn row(&mut self, what: &str, target: &str, measured: &str, met: bool, how: &str) {
-        self.missed += u32::from(!met);
-        println!("{what:<52} {target:<18} {measured:<12} {:<5} {how}", if met { "met" } else { "MISS" });
-    }
-
-    fn left_out(&self, what: &str, why: &str) {
-        println!("{what:<52} left out: {why}");
-    }
-
-    /// A row whose measure is `own / other`, which may be at most `limit`.
-    fn at_most(&mut self, what: &str, limit: f64, times: &Times, own: &str, other: &str) {
-        let (Some(own_times), Some(other_times)) = (times.get(own), times.get(other)) else {
-            return self.left_out(what, &format!("{other} is not installed"));
-        };
-        let (a, b) = (median(own_times), median(other_times));
-        let how = format!("{own} {}, {other} {}", duration(a), duration(b));
-        self.row(what, &format!("at most {limit} of it"), &format!("{:.3}", a / b), a / b <= limit, &how);
-    }
-
-    /// A row whose measure is `other / own`, which has to be at least `limit`.
-    fn times_faster(&mut self, what: &str, limit: f64, times: &Times, own: &str, other: &str) {
-        let (Some(own_times), Some(other_times)) = (times.get(own), times.get(other)) else {
-            return self.left_out(what, &format!("{other} is not installed"));
-        };
-        let (a, b) = (median(own_times), median(other_times));
-        let how = format!("{own} {}, {other} {}", duration(a), duration(b));
-        self.row(what, &format!("at least {limit} times"), &format!("{:.1}", b / a), b / a >= limit, &how);
-    }
 }
 
 /// Measures some rows.
