@@ -153,7 +153,13 @@ fn groups_that_come_and_are_killed_leave_no_process() {
             child.wait().expect("it ends");
         }
     }
-    // A server whose parent is gone has another one; those of this test are known by what they serve alone, so all of
+    check_that_nothing_is_left(&ids);
+}
+
+/// Waits for the servers of the processes `ids` to go, and looks for what they could have left in a file system.
+#[track_caller]
+fn check_that_nothing_is_left(ids: &BTreeSet<i32>) {
+    // A server whose parent is gone has another one; those of a test are known by what they serve alone, so all of
     // this program's servers without a living parent have to go.
     let end = Instant::now() + Duration::from_secs(10);
     let left = || {
@@ -166,4 +172,54 @@ fn groups_that_come_and_are_killed_leave_no_process() {
         std::thread::sleep(Duration::from_millis(10));
     }
     assert_eq!(left(), 0);
+    for directory in ["/dev/shm", "/tmp"] {
+        let names = std::fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.file_name());
+        let ours = |name: &OsString| {
+            let name = name.to_string_lossy();
+            name.contains("sifu") && !name.starts_with("sifu-test") && !name.starts_with("sifu-bench")
+        };
+        assert_eq!(names.filter(ours).collect::<Vec<_>>(), Vec::<OsString>::new(), "in {directory}");
+    }
+}
+
+#[test]
+fn a_thousand_starts_in_groups_leave_nothing() {
+    if lacks(START) {
+        return;
+    }
+    let image = busybox_image().into();
+    let mut ids = BTreeSet::new();
+    for round in 0..125 {
+        let name = step(&format!("thousand{round}"));
+        let mut group: Vec<Child> = (0..8).map(|_| begin(&name, &[], &image)).collect();
+        for rank in &mut group {
+            ids.insert(rank.id().cast_signed());
+            // Whoever comes first reads the end of its input first, and the others may still be on their way.
+            drop(rank.stdin.take());
+        }
+        for rank in &mut group {
+            assert_eq!(rank.wait().expect("it ends").code(), Some(7));
+        }
+    }
+    assert_eq!(ids.len(), 1000);
+    check_that_nothing_is_left(&ids);
+}
+
+#[test]
+fn ranks_that_start_a_second_later_join_and_outlive_the_first() {
+    if lacks(START) {
+        return;
+    }
+    let name = step("later");
+    let first = rank(&name, &[]);
+    std::thread::sleep(Duration::from_secs(1));
+    let later: Vec<Rank> = (0..3).map(|_| rank(&name, &[])).collect();
+    let namespaces = first.namespaces.clone();
+    assert!(later.iter().all(|rank| rank.namespaces == namespaces));
+    first.end();
+    std::thread::sleep(Duration::from_millis(200));
+    let last = rank(&name, &[]);
+    assert_eq!(last.namespaces, namespaces);
+    later.into_iter().for_each(Rank::end);
+    last.end();
 }

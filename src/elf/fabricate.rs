@@ -10,6 +10,7 @@ pub struct Library<'a> {
     pub dynamic: bool,
     pub soname: Option<&'a str>,
     pub needed: &'a [&'a str],
+    pub run_path: Option<&'a str>,
     /// Versions needed of `libc.so.6`.
     pub glibc_needs: &'a [&'a str],
     pub definitions: &'a [&'a str],
@@ -24,6 +25,7 @@ impl Default for Library<'_> {
             dynamic: true,
             soname: None,
             needed: &[],
+            run_path: None,
             glibc_needs: &[],
             definitions: &[],
         }
@@ -88,6 +90,7 @@ impl Library<'_> {
         let mut dynamic = Vec::new();
         dynamic.extend(self.soname.map(|soname| (14, name(soname))));
         dynamic.extend(self.needed.iter().map(|needed| (1, name(needed))));
+        dynamic.extend(self.run_path.map(|path| (29, name(path))));
         if !self.glibc_needs.is_empty() {
             dynamic.extend([(0x6fff_fffe, needs_at), (0x6fff_ffff, 1)]);
         }

@@ -30,6 +30,9 @@ const DIRECTORIES: [&str; 6] =
     ["/lib64", "/usr/lib64", "/usr/lib", "/lib", "/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu"];
 /// Where libraries of a prefix lie, relative to the directory of its programs.
 const BESIDE_PROGRAMS: [&str; 4] = ["../lib64", "../lib", "../lib/release", "../../lib"];
+/// Directories that belong to no MPI, wherever its library lies: an image's own stay its own.
+const EVERYBODYS: [&str; 8] =
+    ["/", "/etc", "/opt", "/usr", "/usr/etc", "/usr/local/etc", "/usr/share", "/usr/local/share"];
 /// An MPI with everything it can load has some eighty libraries.
 const MAX_LIBRARIES: usize = 512;
 
@@ -259,7 +262,8 @@ impl Linker<'_> {
             }
             for file in of.files {
                 let path = HostPath::new(by_name(&place.join(file)));
-                if self.host.kind(&path).is_some() && !self.closure.files.contains(&path) {
+                let is_everybodys = EVERYBODYS.iter().any(|directory| path.as_path() == Path::new(directory));
+                if !is_everybodys && self.host.kind(&path).is_some() && !self.closure.files.contains(&path) {
                     self.closure.files.push(path);
                 }
             }
@@ -361,4 +365,174 @@ fn output(program: &Path, arguments: &[&str]) -> String {
     let _ = child.wait();
     let text = [stdout, stderr].into_iter().filter_map(|reader| reader.join().ok()).collect::<Vec<_>>().join("\n");
     if succeeded { text } else { String::new() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::elf::fabricate::Library;
+    use crate::elf::ld_cache::Entry;
+    use std::os::unix::fs::symlink;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    /// A directory that stands for a host's root.
+    struct FabricatedHost(PathBuf);
+
+    impl FabricatedHost {
+        /// A host with libraries, each by its path, what it needs, and its run path; and those of `cached` in its cache.
+        fn new(libraries: &[(&str, &[&str], &str)], cached: &[&'static str]) -> Self {
+            static COUNT: AtomicU32 = AtomicU32::new(0);
+            let count = COUNT.fetch_add(1, Ordering::Relaxed);
+            let root = std::env::temp_dir().join(format!("sifu-test-mpi-{}-{count}", std::process::id()));
+            fs::create_dir_all(&root).expect("a directory");
+            let host = Self(fs::canonicalize(root).expect("its path"));
+            for (path, needed, run_path) in libraries {
+                let name = path.rsplit('/').next().expect("a name");
+                let library = Library {
+                    soname: Some(name),
+                    machine: NATIVE_MACHINE,
+                    needed,
+                    run_path: Some(run_path),
+                    ..Library::default()
+                };
+                host.file(path, &library.to_bytes());
+            }
+            let entry = |path: &&'static str| Entry {
+                name: path.rsplit('/').next().expect("a name").as_bytes(),
+                path: path.as_bytes(),
+                flags: ld_cache::flags_of(NATIVE_MACHINE).unwrap_or(3),
+                hwcap: 0,
+            };
+            host.file("/etc/ld.so.cache", &ld_cache::write(&cached.iter().map(entry).collect::<Vec<_>>()));
+            host
+        }
+
+        fn file(&self, path: &str, content: &[u8]) {
+            let path = self.0.join(&path[1..]);
+            fs::create_dir_all(path.parent().expect("a directory")).expect("a directory");
+            fs::write(path, content).expect("a file");
+        }
+
+        fn observe(&self, query: &MpiQuery) -> MpiHostFacts {
+            let query = MpiQuery {
+                names: &["libmpi.so.40", "libmpi.so.12"],
+                launchers: &["mpirun"],
+                devices: &["infiniband", "knem"],
+                ..query.clone()
+            };
+            observe(&self.0, &query)
+        }
+
+        fn follow(&self, mpi: &HostMpi) -> MpiClosure {
+            let companions = [Companions {
+                of: "libopen-pal.so",
+                plugins: &["openmpi"],
+                files: &["../share/openmpi", "../etc", "../../etc"],
+            }];
+            follow(&self.0, mpi, |name| name == b"libmpi_cxx.so.40", &companions, b"")
+        }
+    }
+
+    impl Drop for FabricatedHost {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    fn found(facts: &MpiHostFacts) -> Vec<(String, FoundBy)> {
+        facts.libraries.iter().map(|mpi| (mpi.library.path.to_string(), mpi.found_by)).collect()
+    }
+
+    #[test]
+    fn what_a_module_names_comes_before_what_lies_beside_the_launcher_and_in_the_cache() {
+        let libraries = [
+            ("/opt/a/lib/libmpi.so.40", &[][..], ""),
+            ("/opt/b/lib/libmpi.so.12", &[], ""),
+            ("/usr/lib64/libmpi.so.40", &[], ""),
+        ];
+        let host = FabricatedHost::new(&libraries, &["/usr/lib64/libmpi.so.40"]);
+        host.file("/opt/b/bin/mpiexec.hydra", b"");
+        symlink("mpiexec.hydra", host.0.join("opt/b/bin/mpirun")).expect("a link");
+        host.file("/dev/infiniband/uverbs0", b"");
+        host.file("/dev/null", b"");
+        let facts = host.observe(&MpiQuery {
+            search_path: b"/usr/bin:/opt/b/bin".to_vec(),
+            library_path: b"/opt/a/lib".to_vec(),
+            ..MpiQuery::default()
+        });
+        let expected = [
+            ("/opt/a/lib/libmpi.so.40".to_owned(), FoundBy::LibraryPath),
+            ("/opt/b/lib/libmpi.so.12".to_owned(), FoundBy::Launcher),
+            ("/usr/lib64/libmpi.so.40".to_owned(), FoundBy::Cache),
+        ];
+        assert_eq!(found(&facts), expected);
+        let [launcher] = &facts.launchers[..] else { panic!("one launcher: {facts:?}") };
+        assert_eq!(
+            (&launcher.path, &launcher.program[..]),
+            (&HostPath::new("/opt/b/bin/mpirun"), &b"mpiexec.hydra"[..])
+        );
+        assert_eq!(facts.devices, [HostPath::new("/dev/infiniband/uverbs0")]);
+    }
+
+    #[test]
+    fn needs_are_followed_as_the_linker_does_and_plugins_with_theirs() {
+        let libraries = [
+            ("/opt/mpi/lib/libmpi.so.40", &["libopen-pal.so.40", "libc.so.6", "libgone.so.1"][..], ""),
+            ("/opt/mpi/lib/libmpi_cxx.so.40", &["libstdc++.so.6"], ""),
+            ("/opt/mpi/lib/libopen-pal.so.40", &["libhidden.so.1"], "$ORIGIN/private:/nowhere"),
+            ("/opt/mpi/lib/private/libhidden.so.1", &[], ""),
+            ("/opt/mpi/lib/openmpi/mca_pml_ucx.so", &["libucp.so.0", "libopen-pal.so.40"], ""),
+            ("/usr/lib64/libucp.so.0", &["libc.so.6"], ""),
+            ("/usr/lib64/libstdc++.so.6", &[], ""),
+        ];
+        let host = FabricatedHost::new(&libraries, &["/usr/lib64/libucp.so.0", "/usr/lib64/libstdc++.so.6"]);
+        host.file("/opt/mpi/share/openmpi/help.txt", b"");
+        let facts = host.observe(&MpiQuery { library_path: b"/opt/mpi/lib".to_vec(), ..MpiQuery::default() });
+        let closure = host.follow(&facts.libraries[0]);
+        let names: Vec<_> = closure.libraries.iter().map(|library| String::from_utf8_lossy(&library.name)).collect();
+        let expected = [
+            "libhidden.so.1",
+            "libmpi.so.40",
+            "libmpi_cxx.so.40",
+            "libopen-pal.so.40",
+            "libstdc++.so.6",
+            "libucp.so.0",
+        ];
+        assert_eq!(names, expected);
+        let plugins: Vec<_> = closure.plugins.iter().map(|plugins| plugins.path.to_string()).collect();
+        assert_eq!(plugins, ["/opt/mpi/lib/openmpi"]);
+        assert_eq!(closure.files, [HostPath::new("/opt/mpi/share/openmpi")]);
+    }
+
+    #[test]
+    fn a_prefix_behind_a_link_is_known_by_both_names_and_a_merged_usr_by_one() {
+        let libraries = [
+            ("/opt/mpi-5/lib/libmpi.so.40", &["libopen-pal.so.80"][..], ""),
+            ("/opt/mpi-5/lib/libopen-pal.so.80", &[], ""),
+            ("/opt/mpi-5/lib/openmpi/mca_btl_sm.so", &[], ""),
+            ("/usr/lib/libmpi.so.40", &["libopen-pal.so.40"], ""),
+            ("/usr/lib/libopen-pal.so.40", &[], ""),
+            ("/usr/lib/openmpi/mca_btl_sm.so", &[], ""),
+        ];
+        let host = FabricatedHost::new(&libraries, &["/lib/libmpi.so.40", "/lib/libopen-pal.so.40"]);
+        symlink("mpi-5", host.0.join("opt/mpi")).expect("a link");
+        symlink("usr/lib", host.0.join("lib")).expect("a link");
+        let plugins = |library_path: &[u8]| -> Vec<String> {
+            let facts = host.observe(&MpiQuery { library_path: library_path.to_vec(), ..MpiQuery::default() });
+            let closure = host.follow(&facts.libraries[0]);
+            closure.plugins.iter().map(|plugins| plugins.path.to_string()).collect()
+        };
+        assert_eq!(plugins(b"/opt/mpi/lib"), ["/opt/mpi-5/lib/openmpi", "/opt/mpi/lib/openmpi"]);
+        assert_eq!(plugins(b""), ["/usr/lib/openmpi"]);
+    }
+
+    #[test]
+    fn directories_that_are_everybodys_do_not_come_along() {
+        let libraries =
+            [("/usr/lib/libmpi.so.40", &["libopen-pal.so.40"][..], ""), ("/usr/lib/libopen-pal.so.40", &[], "")];
+        let host = FabricatedHost::new(&libraries, &["/usr/lib/libmpi.so.40", "/usr/lib/libopen-pal.so.40"]);
+        host.file("/usr/etc/passwd", b"");
+        let facts = host.observe(&MpiQuery::default());
+        assert_eq!(host.follow(&facts.libraries[0]).files, []);
+    }
 }

@@ -208,7 +208,7 @@ pub const COMPANIONS: &[Companions] = &[
     Companions { of: "libucs.so", plugins: &["ucx"], files: &["../etc/ucx", "/etc/ucx"] },
     Companions { of: "libfabric.so", plugins: &["libfabric", "prov"], files: &[] },
     Companions { of: "libibverbs.so", plugins: &["libibverbs"], files: &["/etc/libibverbs.d"] },
-    Companions { of: "libmpi.so.12", plugins: &[], files: &["../etc", "../../etc", "../opt/mpi"] },
+    Companions { of: "libmpi.so.12", plugins: &[], files: &["../etc", "../../etc", "../opt/mpi", "../../opt/mpi"] },
 ];
 
 /// The version in the text of an MPI library: `4.1.4`, a text of its own between zeros.
