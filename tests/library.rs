@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::need::{BUSYBOX, FUSE, SIFU, USERNS, lacks};
+use crate::need::{APPTAINER, BUSYBOX, FUSE, SIFU, USERNS, lacks};
 use crate::support::{Output, Scratch, Sifu, busybox_image, sifu, sifu_path};
 
 const TOKEN: &str = "a.good-token";
@@ -446,8 +446,8 @@ fn an_image_of_a_library_is_fetched_once_and_used_everywhere() {
     user.runs(&["build", "--sandbox", "root", "box_1.0.sif"]).code_is(0);
     let short = format!("library://{}/ada/tools/box:1.0", server.host);
     user.runs(&["exec", "--no-https", &short, "true"]).code_is(0);
-    assert_eq!(server.count("GET", "/store/"), 1, "one download serves all");
     user.runs(&["build", "built.sif", uri]).code_is(0);
+    assert_eq!(server.count("GET", "/store/"), 1, "one download serves all");
     assert_eq!(user.runs(&["exec", "built.sif", "echo", "built"]).code_is(0).stdout, "built\n");
     user.runs(&["pull", "--disable-cache", "again.sif", uri]).code_is(0);
     assert!(fs::read(user.path("again.sif")).expect("the image") == image());
@@ -585,6 +585,43 @@ fn an_image_goes_to_a_library_and_comes_back() {
     let state = store.state();
     assert_eq!(state.asked.len(), 3);
     assert!(state.asked.iter().all(|asked| asked.header("authorization").is_none()), "{:?}", state.asked);
+}
+
+#[test]
+fn a_library_and_a_file_of_endpoints_are_apptainers_too() {
+    if lacks(&[APPTAINER, BUSYBOX]) {
+        return;
+    }
+    let server = Server::start();
+    let user = User::of(&server);
+    let apptainer = |arguments: &[&str]| {
+        let mut command = Command::new("apptainer");
+        command.args(arguments).env_clear().env("PATH", "/usr/bin:/bin").env("HOME", user.path("home"));
+        let output = command.current_dir(user.scratch.path()).output().expect("apptainer can be started");
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let file = busybox_image().to_str().expect("a path");
+    // Apptainer uses the endpoint that sifu has written down, and sifu gets what Apptainer has stored.
+    apptainer(&["push", "-U", file, "library://ada/tools/box:theirs"]);
+    user.runs(&["pull", "--disable-cache", "a.sif", "library://ada/tools/box:theirs"]).code_is(0);
+    user.runs(&["push", "-U", file, "library://ada/tools/box:ours"]).code_is(0);
+    apptainer(&["pull", "--disable-cache", "b.sif", "library://ada/tools/box:ours"]);
+    for name in ["a.sif", "b.sif"] {
+        assert!(fs::read(user.path(name)).expect("the image") == image(), "{name}");
+    }
+    let word = ["search", "box"];
+    let sorted = |text: &str| {
+        let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+        lines.sort();
+        lines
+    };
+    assert_eq!(sorted(&apptainer(&word)), sorted(&user.runs(&word).code_is(0).stdout));
+    assert_eq!(apptainer(&["remote", "list"]), user.runs(&["remote", "list"]).code_is(0).stdout);
+    // And the other way round.
+    apptainer(&["remote", "add", "--no-login", "theirs", "theirs.invalid"]);
+    let listed = user.runs(&["remote", "list"]).code_is(0).stdout;
+    assert!(listed.contains("\ntheirs "), "{listed}");
 }
 
 #[test]

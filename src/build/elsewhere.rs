@@ -13,7 +13,7 @@ use super::source::docker::{self, OrasImage, SifBlob};
 use super::source::library::{LibraryFile, LibraryImage};
 use super::source::{DockerArchive, DockerDaemon, HUB_IS_GONE, Layered, OciLayout, platform};
 use super::{BuildError, DefinitionOptions, Form, Note, Request};
-use crate::cache::{Cache, Kind, ObtainError};
+use crate::cache::{Cache, Kind};
 use crate::oci::digest::Digest;
 use crate::oci::reference::Reference;
 use crate::remote::RemoteError;
@@ -116,18 +116,15 @@ pub fn cached(uri: &str, how: &Conversion, cache: &Cache, say: &mut dyn FnMut(No
         say(Note::Doing("Using cached SIF image"));
         return Ok(path);
     }
-    let obtained = cache.obtain(kind, &key, |path| make(&found, how, path, say));
-    obtained.map_err(|error| match error {
-        ObtainError::Cache(error) => error.into(),
-        ObtainError::Make(error) => error,
-    })
+    Ok(cache.obtain(kind, &key, |path| make(&found, how, path, say))?)
 }
 
-/// The cached file of a reference that holds the file's own digest: nobody has to be asked what it means.
+/// The cached file of a reference that holds the file's own digest.
 fn cached_by_name(uri: &str, cache: &Cache) -> Result<Option<PathBuf>, BuildError> {
-    let ("library", rest) = parts(uri) else { return Ok(None) };
-    let digest = LibraryImage::parse(rest)?.reference.digest();
-    Ok(digest.and_then(|digest| cache.get(Kind::Library, digest.hex())))
+    match parts(uri) {
+        ("library", rest) => Ok(LibraryImage::parse(rest)?.cached_by_name(cache)),
+        _ => Ok(None),
+    }
 }
 
 /// Makes the SIF file of an image elsewhere at `path`, where nothing is.
@@ -235,6 +232,7 @@ fn make(found: &Found, how: &Conversion, path: &Path, say: &mut dyn FnMut(Note))
                 architecture: how.architecture,
                 is_data: false,
                 access,
+                cache: None,
             };
             super::build(&request, say)
         }

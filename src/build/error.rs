@@ -6,7 +6,7 @@ use super::rootfs::EditError;
 use super::source::layered::LayeredError;
 use super::source::{DebootstrapError, ToolError};
 use super::unpack::UnpackError;
-use crate::cache::CacheError;
+use crate::cache::{CacheError, ObtainError};
 use crate::def::DefError;
 use crate::image::ImageError;
 use crate::image::extract::ExtractError;
@@ -325,6 +325,15 @@ impl From<ExtractError> for BuildError {
 impl From<LayeredError> for BuildError {
     fn from(error: LayeredError) -> Self {
         Self::Layered(Box::new(error))
+    }
+}
+
+impl From<ObtainError<BuildError>> for BuildError {
+    fn from(error: ObtainError<BuildError>) -> Self {
+        match error {
+            ObtainError::Cache(error) => error.into(),
+            ObtainError::Make(error) => error,
+        }
     }
 }
 

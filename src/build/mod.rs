@@ -39,6 +39,7 @@ pub mod unpack;
 
 pub use error::BuildError;
 
+use crate::cache::Cache;
 use crate::def::{self, BuildArgs, Definition, Header};
 use crate::image::facts::ImageFacts;
 use crate::image::{self, ImageError, extract, metadata};
@@ -82,6 +83,8 @@ pub struct Request {
     pub is_data: bool,
     /// How to get at what is elsewhere.
     pub access: Access,
+    /// Where images of libraries are kept, if they may be.
+    pub cache: Option<Cache>,
 }
 
 /// How a definition file is built.
@@ -192,6 +195,7 @@ fn repack(image: &LocalImage, request: &Request, say: &mut dyn FnMut(Note)) -> R
         builder: &mut builder,
         directory: &mut no_directory,
         access: &request.access,
+        cache: request.cache.as_ref(),
         architecture: request.architecture,
         work: target.work().path(),
         say,
@@ -259,6 +263,7 @@ fn build_definition(
         fixes_permissions: options.fixes_permissions,
         architecture: request.architecture,
         access: &request.access,
+        cache: request.cache.as_ref(),
         run: &options.run,
         time: request.time,
         newest_input: 0,

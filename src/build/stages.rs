@@ -10,6 +10,7 @@ use super::sections::{self, RunOptions};
 use super::source::{Fetching, Files, Layered, Source};
 use super::target::Work;
 use super::{BuildError, Note, streamed, times, unpack};
+use crate::cache::Cache;
 use crate::def::Script;
 use crate::remembered;
 use crate::remote::access::Access;
@@ -36,6 +37,7 @@ pub(super) struct Stages<'a> {
     pub fixes_permissions: bool,
     pub architecture: Option<Arch>,
     pub access: &'a Access,
+    pub cache: Option<&'a Cache>,
     pub run: &'a RunOptions,
     /// The time that the image will state, in seconds since 1970, where one was asked for.
     pub time: Option<i64>,
@@ -99,6 +101,7 @@ impl Stages<'_> {
                 builder: &mut self.builder,
                 directory: &mut directory,
                 access: self.access,
+                cache: self.cache,
                 architecture: self.architecture,
                 work: self.work.path(),
                 say: &mut *self.say,

@@ -5,6 +5,7 @@ use super::progress::Meter;
 use crate::build::plan::{self, Choice};
 use crate::build::sections::RunOptions;
 use crate::build::{self, BuildError, DefinitionOptions, Form, Note, Request, mksquashfs_args, processors};
+use crate::cache::Cache;
 use crate::def::BuildArgs;
 use crate::env_names::SOURCE_DATE_EPOCH;
 use crate::remote::access::Access;
@@ -45,7 +46,13 @@ pub struct BuildOptions {
 }
 
 /// Builds `image` from `source`, and says what is being done.
-pub fn run(options: &BuildOptions, access: Access, image: &OsStr, source: &OsStr) -> Result<(), Failure> {
+pub fn run(
+    options: &BuildOptions,
+    access: Access,
+    cache: Option<Cache>,
+    image: &OsStr,
+    source: &OsStr,
+) -> Result<(), Failure> {
     let target = HostPath::new(image);
     let asked = match &options.mksquashfs_args {
         Some(text) => mksquashfs_args::parse(text).map_err(|e| failure(&e))?,
@@ -83,6 +90,7 @@ pub fn run(options: &BuildOptions, access: Access, image: &OsStr, source: &OsStr
         architecture: options.architecture,
         is_data: options.data,
         access,
+        cache,
     };
     report::info("Starting build...");
     let mut meter = Meter::on_stderr();

@@ -838,7 +838,9 @@ fn build(said: Said) -> Result<ExitCode, Failure> {
     // The parser has counted the words.
     let [image, source] = said.words.as_slice() else { return Err(Failure::usage("an image and a source are needed")) };
     let access = Access { variant: said.pull.variant, ..elsewhere::access(&said.elsewhere)? };
-    super::build::run(&said.build, access, image, source).map(|()| ExitCode::SUCCESS)
+    // Without a home directory nothing is kept.
+    let cache = if said.elsewhere.disable_cache { None } else { elsewhere::cache().ok() };
+    super::build::run(&said.build, access, cache, image, source).map(|()| ExitCode::SUCCESS)
 }
 
 fn pull(said: Said) -> Result<ExitCode, Failure> {

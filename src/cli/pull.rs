@@ -51,6 +51,7 @@ pub fn run(options: &PullOptions, elsewhere_options: &ElsewhereOptions, words: &
             architecture: how.architecture,
             is_data: false,
             access: how.access,
+            cache: None,
         };
         return watched(|say| build::build(&request, say));
     }

@@ -1,13 +1,16 @@
 //! The agent `library`: SIF files of a library server.
 
+use super::Fetching;
 use super::docker::fetch_sif;
 use crate::build::{BuildError, Note};
+use crate::cache::{Cache, Kind};
 use crate::def::Header;
 use crate::remote::RemoteError;
 use crate::remote::access::Access;
 use crate::remote::library::reference::LibraryReference;
 use crate::remote::library::{ImageRecord, Library};
-use std::path::Path;
+use crate::sif::Arch;
+use std::path::{Path, PathBuf};
 
 /// An image in a library.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,6 +38,29 @@ impl LibraryImage {
     pub fn parse(from: &str) -> Result<Self, BuildError> {
         let reference = from.parse().and_then(LibraryReference::with_one_tag);
         Ok(Self { reference: reference.map_err(RemoteError::from)?, library: None })
+    }
+
+    /// The image's file: that of the cache, or one beside the build where nothing is kept.
+    pub(super) fn file(&self, fetching: &mut Fetching) -> Result<PathBuf, BuildError> {
+        if let Some(path) = fetching.cache.and_then(|cache| self.cached_by_name(cache)) {
+            return Ok(path);
+        }
+        let architecture = fetching.architecture.unwrap_or_else(Arch::host);
+        let file = self.resolve(fetching.access, architecture.name())?;
+        match fetching.cache {
+            Some(cache) => {
+                Ok(cache.obtain(Kind::Library, file.record.digest.hex(), |path| file.fetch(path, fetching.say))?)
+            }
+            None => {
+                let path = fetching.work.join("fetched.sif");
+                file.fetch(&path, fetching.say).map(|()| path)
+            }
+        }
+    }
+
+    /// The cached file of a reference that holds the file's own digest: nobody has to be asked what it means.
+    pub fn cached_by_name(&self, cache: &Cache) -> Option<PathBuf> {
+        cache.get(Kind::Library, self.reference.digest()?.hex())
     }
 
     /// Asks the library what the reference means.

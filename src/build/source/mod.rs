@@ -40,6 +40,7 @@ pub use zypper::Zypper;
 
 use super::builder::Builder;
 use super::{BuildError, Note};
+use crate::cache::Cache;
 use crate::def::Header;
 use crate::oci::documents::Platform;
 use crate::remote::access::Access;
@@ -95,6 +96,8 @@ pub struct Fetching<'a> {
     pub builder: &'a mut Builder,
     /// How to get at what is elsewhere.
     pub access: &'a Access,
+    /// Where images of libraries are kept, if they may be.
+    pub cache: Option<&'a Cache>,
     /// The machine that the image is for; this one where it is not said.
     pub architecture: Option<Arch>,
     /// A directory for temporary files, beside that of the root file system.
@@ -192,9 +195,7 @@ impl Source {
                 LocalImage { path: path.into() }.fetch(fetching)
             }
             Self::Library(image) => {
-                let path = fetching.work.join("fetched.sif");
-                let architecture = fetching.architecture.unwrap_or_else(Arch::host);
-                image.resolve(fetching.access, architecture.name())?.fetch(&path, fetching.say)?;
+                let path = image.file(fetching)?;
                 LocalImage { path: path.into() }.fetch(fetching)
             }
             Self::Debootstrap(debian) => debian.fetch(fetching),
