@@ -2,6 +2,9 @@
 //!
 //!   pack [--runs N] [--levels 3,6,9,15] [DIRECTORY]
 //!
+//! `ONE.tar`, `ONE.oci.tar` and `LAYERS.oci.tar` beside the directory, if they are there, hold the same files: as `docker save`
+//! writes an image of one layer, as an OCI archive of one, and as one of several.
+//!
 //! Contenders take turns and medians are compared; every image is looked at for its size. Both have as many threads as
 //! this process may use. Memory is measured with contents that are made up while they are packed, so that nothing but
 //! the packer is measured.
@@ -52,6 +55,7 @@ fn main() -> io::Result<()> {
     let bench = Bench { directory, runs, threads: threads(), scratch: scratch.0.clone() };
     bench.squashfs(&levels)?;
     bench.against_apptainer()?;
+    bench.archives()?;
     bench.memory()
 }
 
@@ -134,6 +138,39 @@ impl Bench {
         self.compare("defaults, apptainer", &self.sifu(&[]), &words(&peer), &image, Some(1.0 / 6.0))
     }
 
+    /// Archives of layers: one against the compression of the same files from a directory, several against Apptainer.
+    fn archives(&self) -> io::Result<()> {
+        let beside = |name: &str| self.directory.with_file_name(name);
+        println!("archives of layers; those of one against the packing of the directory:");
+        for (scheme, name) in [("docker-archive", "ONE.tar"), ("oci-archive", "ONE.oci.tar")] {
+            let archive = beside(name);
+            if archive.exists() {
+                let ours = self.sifu_of(&format!("{scheme}:{}", archive.display()), "archive.sif");
+                let image = self.scratch.join("ours.sif");
+                self.compare(&format!("{scheme}, one layer"), &ours, &self.sifu(&[]), &image, Some(1.1))?;
+            } else {
+                println!("skipped: needs {}", archive.display());
+            }
+        }
+        let archive = beside("LAYERS.oci.tar");
+        if !archive.exists() {
+            println!("skipped: needs {}", archive.display());
+            return Ok(());
+        }
+        let uri = format!("oci-archive:{}", archive.display());
+        let image = self.scratch.join("theirs.sif");
+        let mut peer = Command::new("apptainer");
+        peer.args(["--silent", "build", "--force", "--disable-cache"]).arg(&image).arg(&uri);
+        self.compare("layers, apptainer", &self.sifu_of(&uri, "archive.sif"), &words(&peer), &image, Some(1.0 / 6.0))
+    }
+
+    fn sifu_of(&self, source: &str, image: &str) -> Vec<OsString> {
+        let program = std::env::var_os("SIFU_BENCH_BIN").unwrap_or_else(|| env!("CARGO_BIN_EXE_sifu").into());
+        let mut command = Command::new(program);
+        command.args(["--quiet", "build", "--force"]).arg(self.scratch.join(image)).arg(source);
+        words(&command)
+    }
+
     fn sifu(&self, flags: &[&str]) -> Vec<OsString> {
         let program = std::env::var_os("SIFU_BENCH_BIN").unwrap_or_else(|| env!("CARGO_BIN_EXE_sifu").into());
         let mut command = Command::new(program);
@@ -158,7 +195,8 @@ impl Bench {
         let has_peer = is_there.is_ok();
         let (mut our_runs, mut their_runs) = (Vec::new(), Vec::new());
         for _ in 0..self.runs {
-            our_runs.push(run(ours, &self.scratch.join("ours.sif"))?);
+            let image = ours.iter().map(Path::new).find(|word| word.starts_with(&self.scratch));
+            our_runs.push(run(ours, image.unwrap_or(&self.scratch))?);
             if has_peer {
                 their_runs.push(run(theirs, image)?);
             }

@@ -23,6 +23,7 @@ mod image;
 mod inspect;
 mod library;
 mod mpi;
+mod no_room;
 mod ranks;
 mod registry;
 mod rooms;

@@ -3,7 +3,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use sifu::def::{BuildArgs, parse};
+use sifu::def::{BuildArgs, parse, parse_json};
 
 const SECRET: &[u8] = b"\x01the value of a secret\x01";
 
@@ -13,6 +13,9 @@ fuzz_target!(|text: &[u8]| {
     let _ = given.add_file(&text[..text.len().min(256)]);
     given.add("TOKEN", SECRET);
     let whole = [b"Bootstrap: scratch\n%arguments\n# secret: TOKEN\n%post\n".as_slice(), text].concat();
+    if let Ok(definition) = parse_json(text, &given) {
+        assert!(!definition.stages.is_empty());
+    }
     for text in [text, &whole] {
         match parse(text, &given) {
             Ok(definition) => assert!(!definition.stages.is_empty()),

@@ -1,6 +1,6 @@
 //! Why nothing was built.
 
-use super::copy::CopyError;
+use super::copy::{CopyError, CopyProblem};
 use super::room;
 use super::rootfs::EditError;
 use super::source::layered::LayeredError;
@@ -87,6 +87,8 @@ pub enum BuildError {
         section: &'static str,
         line: u32,
         status: ExitStatus,
+        /// Nothing more can be written where the image is built.
+        is_full: bool,
     },
     /// A file system whose programs the kernel does not start.
     NoExec {
@@ -165,7 +167,7 @@ impl fmt::Display for BuildError {
             Self::NoSecret { id, path } => write!(f, "the secret `{id}` has no file {path}"),
             Self::NothingToUpdate { path } => write!(f, "cannot update {path}: it is no sandbox directory"),
             Self::Start { section, source } => write!(f, "cannot run %{section}: {}", cause(source)),
-            Self::Section { section, line, status } => match (status.code(), status.signal()) {
+            Self::Section { section, line, status, .. } => match (status.code(), status.signal()) {
                 (Some(code), _) => write!(f, "%{section} (line {line}) failed with exit code {code}"),
                 (None, Some(signal)) => write!(f, "%{section} (line {line}) was ended by signal {signal}"),
                 (None, None) => write!(f, "%{section} (line {line}) failed"),
@@ -196,8 +198,33 @@ fn quoted(names: &[String]) -> String {
 
 impl std::error::Error for BuildError {}
 
+impl BuildError {
+    /// What the system said when something could not be written.
+    fn unwritten(&self) -> Option<&io::Error> {
+        match self {
+            Self::Target { source, .. } | Self::Remembered(JournalError::File { source, .. }) => Some(source),
+            Self::Unpack(UnpackError::Write { source, .. }) => Some(source),
+            Self::Edit(EditError::System { source, .. }) => Some(source),
+            Self::Copy(error) => match &error.problem {
+                CopyProblem::Write { source, .. } | CopyProblem::Edit(EditError::System { source, .. }) => Some(source),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+}
+
 impl Hint for BuildError {
     fn hints(&self) -> Vec<String> {
+        let no_room = match self.unwritten().map(io::Error::kind) {
+            Some(io::ErrorKind::StorageFull) => Some("Free some space"),
+            Some(io::ErrorKind::QuotaExceeded) => Some("Your quota is used up: remove something"),
+            Some(io::ErrorKind::FileTooLarge) => Some("Files may not grow that large: raise the limit (`ulimit -f`)"),
+            _ => None,
+        };
+        if let Some(what) = no_room {
+            return vec![format!("{what}, or build elsewhere: the image beside its name, the rest with --tmpdir.")];
+        }
         let hint = match self {
             Self::Walk(error) => return error.hints(),
             Self::Remembered(error) => return error.hints(),
@@ -236,11 +263,13 @@ impl Hint for BuildError {
                 io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
                     "The image is made beside its name: choose a directory that you may write to."
                 }
-                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-                    "Free some space, or write the image to another file system."
-                }
                 _ => return Vec::new(),
             },
+            Self::Section { is_full: true, .. } => {
+                "The file system that the image is built on is full, or your quota is used up: free some space, or build \
+                 elsewhere with --tmpdir."
+            }
+            Self::Section { is_full: false, .. } => return Vec::new(),
             Self::Namespace(_) => "Do without the range: --ignore-subuid.",
             Self::Lookup(_)
             | Self::Edit(_)
@@ -249,7 +278,6 @@ impl Hint for BuildError {
             | Self::NotYet { .. }
             | Self::NoSecret { .. }
             | Self::Start { .. }
-            | Self::Section { .. }
             | Self::NoName { .. } => return Vec::new(),
         };
         vec![hint.to_owned()]

@@ -100,6 +100,8 @@ pub struct DefinitionOptions {
     pub run: RunOptions,
     /// Where stages are built; beside the target if it is not said.
     pub tmpdir: Option<HostPath>,
+    /// `--json`: the source is a definition in JSON.
+    pub is_json: bool,
     /// The files of a build that failed stay.
     pub keeps_files: bool,
 }
@@ -169,7 +171,8 @@ fn specification(request: &Request) -> Result<Specification, BuildError> {
             let mut text = Vec::new();
             // One byte more than a definition file has, so that the parser can say what is wrong.
             (&mut file).take(def::MAX_BYTES as u64 + 1).read_to_end(&mut text).map_err(failed)?;
-            let definition = def::parse(&text, &request.definition.arguments)
+            let parse = if request.definition.is_json { def::parse_json } else { def::parse };
+            let definition = parse(&text, &request.definition.arguments)
                 .map_err(|source| BuildError::Definition { path: HostPath::new(path), source: Box::new(source) })?;
             Ok(Specification::Definition { definition, mtime })
         }

@@ -21,7 +21,7 @@ pub(super) struct Room {
 }
 
 impl Room {
-    fn bytes(self) -> u64 {
+    pub fn bytes(self) -> u64 {
         self.quota_bytes.map_or(self.free_bytes, |quota| quota.min(self.free_bytes))
     }
 }

@@ -7,6 +7,7 @@
 use super::BuildError;
 use super::builder::{RootOptions, Who};
 use super::edit::Edit;
+use super::room;
 use super::rootfs::Rootfs;
 use super::seal::{POST_ENVIRONMENT, POST_LABELS, app_directory};
 use crate::def::Script;
@@ -14,6 +15,7 @@ use crate::env_names::PREFIXES;
 use nix::sys::stat::{Mode, umask};
 use starter::paths::{ContainerPath, HostPath};
 use std::ffi::{OsStr, OsString};
+use std::fs::File;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
@@ -90,7 +92,7 @@ pub fn run_on_host(section: &'static str, script: &Script, rootfs: &Path, work: 
     }
     let status = status_of(child).map_err(failed);
     let _ = std::fs::remove_file(&path);
-    succeeded(section, script, status?)
+    succeeded(section, script, status?, work)
 }
 
 /// Runs `%post` as root of `rootfs`.
@@ -132,7 +134,7 @@ fn run_script(
     command.push(SCRIPT.into());
     let status = run_in(section, rootfs.path(), Access::Writable, &command, options);
     rootfs.apply(&clean)?;
-    succeeded(section, script, status?)
+    succeeded(section, script, status?, rootfs.path())
 }
 
 /// Runs the image's tests.
@@ -140,7 +142,7 @@ pub fn run_test(script: &Script, rootfs: &Rootfs, options: &RunOptions) -> Resul
     let command = ["/.singularity.d/actions/test".into()];
     let access = if options.writable_tmpfs { Access::Discarded } else { Access::ReadOnly };
     let status = run_in("test", rootfs.path(), access, &command, options)?;
-    succeeded("test", script, status)
+    succeeded("test", script, status, rootfs.path())
 }
 
 /// Runs a command of a bootstrap agent as root of `rootfs`, which is not sealed yet.
@@ -295,11 +297,18 @@ fn is_shell(program: &OsStr) -> bool {
     name.ends_with("sh")
 }
 
-fn succeeded(section: &'static str, script: &Script, status: ExitStatus) -> Result<(), BuildError> {
+fn succeeded(section: &'static str, script: &Script, status: ExitStatus, directory: &Path) -> Result<(), BuildError> {
     match status.success() {
         true => Ok(()),
-        false => Err(BuildError::Section { section, line: script.line, status }),
+        false => Err(BuildError::Section { section, line: script.line, status, is_full: is_full(directory) }),
     }
+}
+
+/// Whether next to nothing more can be written. What a program says of it is often hard to find in what it says.
+fn is_full(directory: &Path) -> bool {
+    const NOTHING_BYTES: u64 = 64 << 10;
+    let room = File::open(directory).ok().and_then(|directory| room::observe(directory).ok());
+    room.is_some_and(|room| room.bytes() < NOTHING_BYTES)
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ use crate::report::{self, Failure, failure};
 use crate::sif::Arch;
 use crate::squashfs::write::{BLOCK_BYTES, Compression, PackOptions};
 use crate::tree::Kind;
+use nix::sys::signal::{SigSet, Signal};
 use starter::paths::HostPath;
 use std::ffi::OsStr;
 use std::io::{BufRead, IsTerminal, Write};
@@ -41,6 +42,8 @@ pub struct BuildOptions {
     pub fix_perms: bool,
     pub data: bool,
     pub no_cleanup: bool,
+    /// The definition is JSON.
+    pub json: bool,
     pub tmpdir: Option<Vec<u8>>,
     pub run: RunOptions,
 }
@@ -92,6 +95,7 @@ pub fn run(
         access,
         cache,
     };
+    outlive_the_file_size_limit();
     report::info("Starting build...");
     let mut meter = Meter::on_stderr();
     let mut say = |note: Note| match note {
@@ -104,6 +108,18 @@ pub fn run(
     built.map_err(|e| failure(&e))?;
     report::info(format_args!("Build complete: {}", request.target));
     Ok(())
+}
+
+/// Lets a write beyond the limit of file sizes (`ulimit -f`) fail, so that it can be told and cleaned up after: the signal
+/// that comes with it would end this process.
+pub fn outlive_the_file_size_limit() {
+    // Before any thread is started: those inherit it.
+    let _ = SigSet::from_iter([Signal::SIGXFSZ]).thread_block();
+}
+
+/// Undoes [`outlive_the_file_size_limit`] for a section's programs, which expect the signal.
+pub fn die_of_the_file_size_limit() {
+    let _ = SigSet::from_iter([Signal::SIGXFSZ]).thread_unblock();
 }
 
 /// What the flags say about definition files.
@@ -137,6 +153,7 @@ fn definition_options(options: &BuildOptions) -> Result<DefinitionOptions, Failu
         run: options.run.clone(),
         tmpdir: options.tmpdir.as_deref().map(HostPath::from_bytes),
         keeps_files: options.no_cleanup,
+        is_json: options.json,
     })
 }
 

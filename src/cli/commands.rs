@@ -477,7 +477,12 @@ const BUILD_FLAGS: &[&[Flag]] = &[ELSEWHERE, &[
     )
     .keys(&["BUILD_ARCH_VARIANT"]),
     Flag::later("encrypt", None, "").short('e'),
-    Flag::later("json", None, "Write the definition as text."),
+    Flag::switch(
+        "json",
+        |said, on| said.build.json = on,
+        "Read the definition as JSON, as Apptainer's programs write it: an object, or a list with one for each stage",
+    )
+    .keys(&["JSON"]),
     Flag::later("passphrase", None, ""),
     Flag::later("pem-path", Some("FILE"), ""),
 ]];
@@ -787,6 +792,7 @@ fn exec(said: Said) -> Result<ExitCode, Failure> {
 }
 
 fn section(said: Said) -> Result<ExitCode, Failure> {
+    super::build::die_of_the_file_size_limit();
     // The build that is killed takes this process with it, and with its first process the container ends.
     nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)
         .map_err(|errno| Failure::new(format!("cannot be tied to the build: {}", errno.desc().to_lowercase())))?;

@@ -31,6 +31,10 @@ pub enum Problem {
     TooLarge {
         limit_bytes: usize,
     },
+    /// `--json` of what is none, or of another document.
+    Json {
+        reason: String,
+    },
     /// A line of a header without `:`.
     NoColon,
     UnknownKey {
@@ -92,6 +96,7 @@ impl fmt::Display for Problem {
             Self::TooLarge { limit_bytes } => {
                 write!(f, "too large for a definition file: more than {limit_bytes} bytes")
             }
+            Self::Json { reason } => write!(f, "this is no definition in JSON: {reason}"),
             Self::NoColon => f.write_str("expected `Key: value` or a section"),
             Self::UnknownKey { key, .. } => write!(f, "no header key is called `{key}`"),
             Self::NoHeader => f.write_str("expected a header that begins with `Bootstrap:` before the first section"),
@@ -143,6 +148,9 @@ impl Hint for DefError {
             Problem::UnknownSection { .. } | Problem::NoSectionName => {
                 "A line that begins with `%` begins a section; as text of a script it is taken with a blank before it."
                     .to_owned()
+            }
+            Problem::Json { .. } => {
+                "It begins like `{\"header\": {\"bootstrap\": \"localimage\", \"from\": \"base.sif\"}, \"buildData\": …`.".to_owned()
             }
             Problem::Empty | Problem::NotText => {
                 "A definition file begins like `Bootstrap: localimage`; an image or a directory is named without one."

@@ -2,6 +2,7 @@
 
 use super::error::{DefError, Problem};
 use super::files::transfer;
+use super::json;
 use super::split::{Line, RawSection, RawStage, lines, split};
 use super::template::Variables;
 use super::{App, BuildArgs, Definition, Files, Header, Key, Script, SectionName, Stage, Transfer};
@@ -13,10 +14,24 @@ use std::collections::BTreeSet;
 /// The first thing that is wrong, with its place.
 pub fn parse(text: &[u8], given: &BuildArgs) -> Result<Definition, DefError> {
     let lines = lines(text)?;
-    let raw = split(&lines)?;
+    understand(&split(&lines)?, given)
+}
+
+/// Understands a definition in JSON: what Apptainer writes of a definition (its `Definition`), or a list of such, one for each
+/// stage. Errors tell the line of the definition file that says the same, which is what the image keeps.
+///
+/// # Errors
+/// The first thing that is wrong.
+pub fn parse_json(text: &[u8], given: &BuildArgs) -> Result<Definition, DefError> {
+    let written = json::write(text)?;
+    let lines = lines(written.text.as_bytes())?;
+    understand(&written.stages(&lines), given)
+}
+
+fn understand(raw: &[RawStage], given: &BuildArgs) -> Result<Definition, DefError> {
     let mut parser = Parser { used: BTreeSet::new(), warnings: Vec::new(), kept: Vec::new() };
     let mut stages: Vec<Stage> = Vec::new();
-    for stage in &raw {
+    for stage in raw {
         let parsed = parser.stage(stage, given, &stages)?;
         stages.push(parsed);
     }

@@ -171,7 +171,7 @@ impl Lookup for Sandbox {
 fn lookup_error(path: &ContainerPath, errno: Errno) -> LookupError {
     match errno {
         Errno::EACCES | Errno::EPERM => LookupError::Denied { path: path.clone() },
-        _ => LookupError::Damaged { path: path.clone(), reason: errno.desc().to_owned() },
+        _ => LookupError::Damaged { path: path.clone(), reason: errno.desc().to_lowercase() },
     }
 }
 

@@ -168,6 +168,9 @@ impl Hint for WriteError {
             Self::Output { source } if source.kind() == io::ErrorKind::StorageFull => {
                 "Free some space, or write the image to another file system."
             }
+            Self::Output { source } if source.kind() == io::ErrorKind::FileTooLarge => {
+                "Files may not grow that large: raise the limit (`ulimit -f`), or write the image to another file system."
+            }
             Self::Output { source } if source.kind() == io::ErrorKind::QuotaExceeded => {
                 "Your quota is used up: remove something, or write the image to another file system."
             }
