@@ -195,8 +195,8 @@ impl Bench {
         let has_peer = is_there.is_ok();
         let (mut our_runs, mut their_runs) = (Vec::new(), Vec::new());
         for _ in 0..self.runs {
-            let image = ours.iter().map(Path::new).find(|word| word.starts_with(&self.scratch));
-            our_runs.push(run(ours, image.unwrap_or(&self.scratch))?);
+            let our_image = ours.iter().map(Path::new).find(|word| word.starts_with(&self.scratch));
+            our_runs.push(run(ours, our_image.unwrap_or(&self.scratch))?);
             if has_peer {
                 their_runs.push(run(theirs, image)?);
             }
