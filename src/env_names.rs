@@ -101,6 +101,17 @@ pub const PMI_PORT: &str = "PMI_PORT";
 /// Whole name: the descriptor by which a rank speaks to its server.
 pub const PMI_FD: &str = "PMI_FD";
 
+/// Beginnings of the names by which programs speak to batch systems: Slurm, PBS, LSF, Grid Engine, Flux, OAR.
+pub const SCHEDULER_PREFIXES: [&str; 17] = [
+    "SLURM_", "SLURMD_", "SBATCH_", "SALLOC_", "SRUN_", "SQUEUE_", "SINFO_", "SACCT_", "SCANCEL_", "SPRIO_", "SSHARE_",
+    "PBS_", "LSB_", "LSF_", "SGE_", "FLUX_", "OAR_",
+];
+
+/// Whether a variable of this name speaks to a batch system.
+pub fn is_of_scheduler(name: &[u8]) -> bool {
+    SCHEDULER_PREFIXES.iter().any(|prefix| name.starts_with(prefix.as_bytes()))
+}
+
 /// Splits a variable's name into the rank of its prefix in [`PREFIXES`] and its key.
 pub fn key_of(name: &[u8]) -> Option<(usize, &[u8])> {
     PREFIXES.iter().enumerate().find_map(|(rank, prefix)| {

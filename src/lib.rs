@@ -12,6 +12,7 @@ pub mod elf;
 pub mod env_names;
 pub mod gpu;
 pub mod host;
+pub mod host_command;
 pub mod image;
 pub mod launch;
 pub mod mpi;

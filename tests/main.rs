@@ -19,6 +19,7 @@ mod doctor;
 mod environment;
 mod exec;
 mod gpu;
+mod host_command;
 mod image;
 mod inspect;
 mod library;

@@ -36,6 +36,8 @@ pub const CORPUS: Need = Need { name: "corpus", ask: || is_there(&support::share
 pub const SOURCES: Need = Need { name: "sources", ask: has_sources };
 /// sifu was built, with the starter beside it.
 pub const SIFU: Need = Need { name: "sifu", ask: || is_there(&support::sifu_path().with_file_name("starter")) };
+/// That sifu needs no library of the host.
+pub const STATIC: Need = Need { name: "static", ask: is_static };
 /// The tools of SquashFS itself.
 pub const UNSQUASHFS: Need = Need { name: "unsquashfs", ask: || has_program("unsquashfs") };
 /// Another program that serves SquashFS.
@@ -145,6 +147,13 @@ fn has_mirror() -> Result<(), String> {
     let addresses = host.to_socket_addrs().map_err(|error| error.to_string())?;
     let mut answers = addresses.map(|address| TcpStream::connect_timeout(&address, Duration::from_secs(3)));
     unless(!answers.any(|answer| answer.is_ok()), "the mirror of apt does not answer")
+}
+
+fn is_static() -> Result<(), String> {
+    let path = support::sifu_path();
+    let bytes = std::fs::read(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+    let elf = goblin::elf::Elf::parse(&bytes).map_err(|error| format!("{}: {error}", path.display()))?;
+    unless(!elf.libraries.is_empty(), "this sifu is linked with the host's C library")
 }
 
 fn has_cluster() -> Result<(), String> {

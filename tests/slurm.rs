@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::need::{BUSYBOX, FUSE, Need, ORDINARY, SIFU, SLURM, USERNS, lacks};
+use crate::need::{BUSYBOX, FUSE, Need, ORDINARY, SIFU, SLURM, STATIC, USERNS, lacks};
 use crate::support::{Scratch, busybox_image, sifu_path, slurm_configuration};
 
 const START: &[Need] = &[SIFU, USERNS, FUSE, BUSYBOX, ORDINARY, SLURM];
@@ -20,6 +20,8 @@ const PATIENCE: Duration = Duration::from_secs(90);
 /// The cluster, as one test uses it.
 struct Cluster {
     scratch: Scratch,
+    /// What of sifu's was there before, where everybody can write.
+    before: BTreeSet<PathBuf>,
 }
 
 /// What a command of Slurm's said.
@@ -49,7 +51,7 @@ impl Cluster {
         for name in ["sifu", "run-singularity"] {
             symlink(sifu_path(), scratch.path().join("bin").join(name)).expect("a link");
         }
-        Self { scratch }
+        Self { scratch, before: public_files() }
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -112,13 +114,16 @@ impl Cluster {
     #[track_caller]
     fn is_clean(&self) {
         eventually("all processes of the job end", || self.processes().is_empty());
-        for place in ["/tmp", "/dev/shm"] {
-            let names = fs::read_dir(place).into_iter().flatten().flatten().map(|entry| entry.file_name());
-            let left: Vec<_> =
-                names.filter(|name| name.to_string_lossy().contains("sifu") && name != "sifu-test").collect();
-            assert!(left.is_empty(), "{place} has {left:?}");
-        }
+        let left: Vec<PathBuf> = public_files().difference(&self.before).cloned().collect();
+        assert!(left.is_empty(), "{left:?}");
     }
+}
+
+/// Files of sifu's name where everybody can write; those of tests that run meanwhile aside.
+fn public_files() -> BTreeSet<PathBuf> {
+    let entries = ["/tmp", "/dev/shm"].into_iter().flat_map(fs::read_dir).flatten().flatten();
+    let named = entries.filter(|entry| entry.file_name().to_string_lossy().contains("sifu"));
+    named.map(|entry| entry.path()).filter(|path| !path.to_string_lossy().contains("sifu-test-")).collect()
 }
 
 /// A batch job.
@@ -239,6 +244,40 @@ fn an_image_is_a_program_of_a_step_and_of_a_batch_script() {
         cluster.sbatch(&[], "#!/bin/sh\n./image.sif -c 'echo batch $SLURM_JOB_ID'\nsrun ./image.sif -c 'exit 3'\n");
     assert_eq!(job.output().lines().next().unwrap_or_default(), format!("batch {}", job.id));
     assert_eq!(job.field("ExitCode"), "3:0");
+    cluster.is_clean();
+}
+
+#[test]
+fn an_image_is_the_interpreter_of_a_batch_script() {
+    if lacks(START) {
+        return;
+    }
+    let cluster = Cluster::new();
+    // Contained, the image sees nothing of the node's spool directory, where Slurm keeps the script.
+    let script = format!("#!{}\necho interpreted $SLURM_JOB_ID\n", cluster.path("image.sif").display());
+    let job = cluster.sbatch(&["--export=ALL,APPTAINER_CONTAIN=1"], &script);
+    assert_eq!(job.output(), format!("interpreted {}\n", job.id));
+    cluster.is_clean();
+}
+
+#[test]
+fn a_job_submits_jobs_from_its_container() {
+    if lacks(START) || lacks(&[STATIC]) {
+        return;
+    }
+    let cluster = Cluster::new();
+    cluster.scratch.file("inner.sh", "#!/bin/sh\necho inner $SLURM_JOB_NAME $SLURM_CPUS_PER_TASK\n");
+    // As workflow engines do: the inner job is none of the outer one's steps, and gets options by a variable, too.
+    let engine = "unset SLURM_JOB_ID SLURM_CPUS_PER_TASK; export SBATCH_JOB_NAME=from-inside; \
+                  sbatch --parsable --cpus-per-task=2 --output=inner.out inner.sh; squeue --noheader --format=%j";
+    let flags = "--cleanenv --host-cmd sbatch,squeue";
+    let job = cluster.sbatch(&[], &format!("#!/bin/sh\nsifu exec {flags} image.sif sh -c '{engine}'\n"));
+    let output = job.output();
+    let inner = output.lines().next().unwrap_or_default();
+    assert!(inner.parse::<u32>().is_ok(), "{output}");
+    assert!(output.lines().skip(1).any(|line| line == "job.sh"), "squeue sees the outer job: {output}");
+    Job { cluster: &cluster, id: inner.to_owned() }.ends();
+    assert_eq!(cluster.text("inner.out"), "inner from-inside 2\n");
     cluster.is_clean();
 }
 

@@ -380,7 +380,7 @@ impl Performer<'_> {
         }
         // The filter comes last: it may forbid what waiting for the start takes.
         let filter = std::mem::take(&mut self.planned.plan.seccomp);
-        match begin(&self.planned.plan, std::mem::take(&mut self.images), None) {
+        match begin(&self.planned.plan, std::mem::take(&mut self.images), None, None) {
             Ok(Launched::Left(pid)) => {
                 self.say(&Said::Pid(pid));
                 0

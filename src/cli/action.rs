@@ -19,9 +19,12 @@ use starter::supervise::end_alike;
 
 use super::{accelerators, mpi};
 use crate::conf::{self, SiteConfig};
+use crate::elf::Object;
+use crate::env_names::SLURM_JOB_ID;
 use crate::gpu::{BindKind, GpuBinds};
 use crate::host::facts::{Attempt, FuseDevice, HostFacts};
 use crate::host::{self, What, switches};
+use crate::host_command::{self, HostCommand, HostCommandError, server::HostCommands};
 use crate::image::{self, Image, ImageKind};
 use crate::launch::binds::Bind;
 use crate::launch::diagnosis;
@@ -30,7 +33,7 @@ use crate::launch::layout::{self, LayoutFacts, Root};
 use crate::launch::mount_method::{MountMethod, mount_method};
 use crate::launch::plan::{self, Parts, PlanError};
 use crate::launch::ranks::{self, Surroundings};
-use crate::launch::request::{LaunchRequest, Sharing};
+use crate::launch::request::{LaunchRequest, Sharing, Verb};
 use crate::launch::seccomp::{self, Architecture, SeccompContext};
 use crate::launch::start::{self, start};
 use crate::remembered::{Journal, JournalError};
@@ -50,12 +53,16 @@ pub fn run(request: &LaunchRequest) -> Result<ExitCode, Failure> {
         Prepared::Ready(ready) => *ready,
         Prepared::Ended(code) => return Ok(ExitCode::from(code)),
     };
-    let Ready { plan, images, output, fuse } = ready;
+    let Ready { plan, images, output, fuse, host_commands } = ready;
     if report::level() >= report::DEBUG {
         report::debug(format_args!("launch plan:\n{}", String::from_utf8_lossy(&plan.to_text())));
     }
     let journal = plan.emulation.as_ref().map(records).transpose()?;
-    match start(&plan, images, journal).map_err(|error| explained(&error, fuse))? {
+    let host_commands = (!host_commands.is_empty()).then(|| HostCommands {
+        commands: host_commands,
+        inside: plan.environment.iter().map(|(name, _)| name.clone()).collect(),
+    });
+    match start(&plan, images, journal, host_commands).map_err(|error| explained(&error, fuse))? {
         Launched::Ended(ended) => Ok(ExitCode::from(end_alike(ended))),
         Launched::Left(_) => Ok(ExitCode::SUCCESS),
         Launched::Inside(entered) => {
@@ -98,6 +105,10 @@ pub fn print_plan(request: &LaunchRequest) -> Result<ExitCode, Failure> {
                     text.extend_from_slice(format!("#   {}\n", node.path).as_bytes());
                 }
             }
+            for HostCommand { name, path } in &ready.host_commands {
+                let name = String::from_utf8_lossy(name);
+                text.extend_from_slice(format!("# outside of the container, {name} starts {path}\n").as_bytes());
+            }
             out.write_all(&text).map_err(|error| Failure::new(format!("cannot write to standard output: {error}")))
         }),
         Prepared::Ended(code) => Ok(ExitCode::from(code)),
@@ -118,6 +129,8 @@ struct Ready {
     /// What the image's scripts said while they were evaluated.
     output: Output,
     fuse: FuseDevice,
+    /// What programs inside may start on the host.
+    host_commands: Vec<HostCommand>,
 }
 
 enum Prepared {
@@ -133,7 +146,10 @@ fn prepare(request: &LaunchRequest, purpose: Purpose) -> Result<Prepared, Failur
     allowed_kind(&site, image.facts.kind)?;
     plan::check(request, &site, is_directory).map_err(|error| failure(&error))?;
     let security = plan::security(request).map_err(|error| failure(&error))?;
-    let binds = layout::user_binds(request).map_err(|error| failure(&error))?;
+    let mut binds = layout::user_binds(request).map_err(|error| failure(&error))?;
+    if site.user_bind_control {
+        binds.extend(batch_script(request));
+    }
 
     let mut accelerators = accelerators::prepare(request, &site, Some(image.root()))?;
     if request.mpi {
@@ -194,6 +210,7 @@ fn prepare(request: &LaunchRequest, purpose: Purpose) -> Result<Prepared, Failur
         who.uid,
         who.gid,
     ));
+    let host_commands = host_commands(request)?;
     let bound_images = open_bound_images(&binds, &mut images)?;
 
     let laid_out = layout::layout(&LayoutFacts {
@@ -205,6 +222,10 @@ fn prepare(request: &LaunchRequest, purpose: Purpose) -> Result<Prepared, Failur
         binds: &binds,
         images: &bound_images,
         accelerators: &accelerators,
+        host_commands: match host_commands.is_empty() {
+            true => None,
+            false => Some((&host_commands, relay()?)),
+        },
         uid: who.uid,
         gid: who.gid,
     })
@@ -243,6 +264,7 @@ fn prepare(request: &LaunchRequest, purpose: Purpose) -> Result<Prepared, Failur
         uid: who.uid,
         gid: who.gid,
         instance: None,
+        has_host_commands: !host_commands.is_empty(),
         libraries_bound: accelerators.binds.iter().any(|bind| bind.kind == BindKind::Library),
         covered: laid_out.covered.clone(),
     };
@@ -286,7 +308,39 @@ fn prepare(request: &LaunchRequest, purpose: Purpose) -> Result<Prepared, Failur
     };
     let mut plan = plan::assemble(request, &site, parts).map_err(|error| failure(&error))?;
     plan.share = share_name(request, &facts.host, &plan, &image);
-    Ok(Prepared::Ready(Box::new(Ready { plan, images, output, fuse: host.fuse })))
+    Ok(Prepared::Ready(Box::new(Ready { plan, images, output, fuse: host.fuse, host_commands })))
+}
+
+/// A batch script of Slurm whose first line names an image: Slurm keeps it where containers have nothing.
+fn batch_script(request: &LaunchRequest) -> Option<Bind> {
+    let script = HostPath::new(request.arguments.first()?);
+    let in_a_job = std::env::var_os(SLURM_JOB_ID).is_some();
+    let is_one =
+        request.verb == Verb::Run && script.as_path().is_absolute() && script.as_path().ends_with("slurm_script");
+    (in_a_job && is_one && script.as_path().is_file()).then(|| Bind {
+        said: script.to_string(),
+        source: script,
+        destination: None,
+        read_only: true,
+        image: None,
+        nonested: true,
+    })
+}
+
+fn host_commands(request: &LaunchRequest) -> Result<Vec<HostCommand>, Failure> {
+    let search_path = std::env::var_os("PATH");
+    host_command::server::find(&request.host_commands, search_path.as_deref()).map_err(|error| failure(&error))
+}
+
+/// This program, as what the commands in the container are.
+fn relay() -> Result<HostPath, Failure> {
+    let unreadable = |error: std::io::Error| Failure::new(format!("cannot find this program: {}", cause(&error)));
+    let path = std::env::current_exe().map_err(unreadable)?;
+    let file = std::fs::File::open(&path).map_err(unreadable)?;
+    match Object::parse(&file) {
+        Ok(object) if object.needed.is_empty() => Ok(HostPath::new(path)),
+        _ => Err(failure(&HostCommandError::NotStatic)),
+    }
 }
 
 /// The caller's variables, those that number accelerators as the container counts them.

@@ -285,6 +285,15 @@ pub const ACTION: &[Flag] = &[
     )
     .keys(&["DNS"])
     .category(Category::Isolation),
+    Flag::list(
+        "host-cmd",
+        "LIST",
+        |said, names| said.launch.host_commands.extend(names),
+        "Let programs in the container run these commands of the host, outside of the container: names on the search path, \
+         or absolute paths",
+    )
+    .keys(&["HOST_CMD"])
+    .category(Category::Isolation),
     Flag::switch(
         "strict",
         |said, on| said.launch.strict = on,

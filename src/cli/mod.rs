@@ -41,12 +41,20 @@ use std::process::ExitCode;
 use self::applet::Applet;
 use self::flags::Does;
 use self::parse::{Note, Order};
+use crate::host_command;
 use crate::report::{self, EXIT_USAGE, Failure};
 
 /// Reads the command line and the environment, does what they say, and returns the exit code.
 pub fn run() -> ExitCode {
     let mut words = std::env::args_os();
-    let applet = Applet::from_argv0(&words.next().unwrap_or_default());
+    let called = words.next().unwrap_or_default();
+    if called == host_command::RELAY {
+        return host_command::relay::run(words).unwrap_or_else(|failure| {
+            report::fatal(&failure);
+            ExitCode::from(failure.code)
+        });
+    }
+    let applet = Applet::from_argv0(&called);
     if words.len() == 0 && applet != Applet::RunSingularity {
         say(&help::usage(applet, &[&commands::ROOT], true));
         return ExitCode::from(EXIT_USAGE);

@@ -14,6 +14,7 @@
 //! for a shell inside the container.
 
 use super::request::{LaunchRequest, Verb};
+use crate::host_command;
 use crate::report::Hint;
 use crate::shell::evaluate::{Fuel, Shell, Stop};
 use crate::shell::parse::MAX_SCRIPT_BYTES;
@@ -98,6 +99,8 @@ pub struct EnvironmentFacts {
     pub instance: Option<Vec<u8>>,
     /// Libraries of the host are bound at `/.singularity.d/libs`.
     pub libraries_bound: bool,
+    /// Commands of the host stand in [`host_command::DIRECTORY`].
+    pub has_host_commands: bool,
     /// Mount points: below them the image is not what will be seen.
     pub covered: Vec<ContainerPath>,
 }
@@ -726,6 +729,11 @@ impl Evaluation<'_> {
                 shell.define(b"LD_LIBRARY_PATH", &[path.as_slice(), separator, LIBRARIES.as_bytes()].concat(), true);
             }
         }
+        if self.facts.has_host_commands {
+            let path = value(shell, "PATH", DEFAULT_PATH);
+            let separated = [host_command::DIRECTORY.as_bytes(), b":", &path].concat();
+            shell.define(b"PATH", &separated, true);
+        }
         let prompt = value(shell, "PS1", PROMPT);
         if shell.get(b"PS1").is_none_or(<[u8]>::is_empty) {
             shell.define(b"PS1", &prompt, true);
@@ -848,6 +856,10 @@ impl Evaluation<'_> {
                 )
                 .as_bytes(),
             );
+        }
+        if self.facts.has_host_commands {
+            let directory = host_command::DIRECTORY;
+            line(format!("export PATH=\"{directory}:${{PATH:-{DEFAULT_PATH}}}\"").as_bytes());
         }
         line(format!("[ -n \"${{PS1:-}}\" ] || export PS1=\"{PROMPT}\"").as_bytes());
         line(

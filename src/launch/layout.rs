@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! root, layer ─► /dev ─► host file systems ─► the site's binds ─► /proc, /sys ─► home ─► /tmp, /var/tmp ─► scratch
-//!             ─► generated files: passwd, group, resolv.conf, hostname ─► the user's binds, shallow ones first
-//!             ─► the current directory
+//!             ─► generated files: passwd, group, resolv.conf, hostname ─► accelerators ─► commands of the host
+//!             ─► the user's binds, shallow ones first ─► the current directory
 //! ```
 //!
 //! A target is looked up in the image, links followed inside it. One that the image lacks becomes a node: of the image
@@ -16,6 +16,7 @@ use super::request::LaunchRequest;
 use crate::conf::{MountDev, SiteConfig};
 use crate::gpu::{GpuBind, GpuBinds, libraries};
 use crate::host::facts::{HostFacts, Mount, PathFacts, PathKind, WorkingDirectory};
+use crate::host_command::{self, HostCommand};
 use crate::report::Hint;
 use crate::tree::lookup::{self, Kind, Lookup, LookupError};
 use starter::paths::{ContainerPath, HostPath};
@@ -51,6 +52,8 @@ pub struct LayoutFacts<'a> {
     pub images: &'a [Option<(usize, bool)>],
     /// What the host's accelerators bring; [`HostFacts::paths`] holds its sources.
     pub accelerators: &'a GpuBinds,
+    /// The host's commands, and the program that relays to them.
+    pub host_commands: Option<(&'a [HostCommand], HostPath)>,
     /// Ids inside.
     pub uid: u32,
     pub gid: u32,
@@ -292,6 +295,7 @@ pub fn layout(facts: &LayoutFacts) -> Result<Layout, LayoutError> {
     builder.scratch_directories()?;
     builder.generated_files(&home)?;
     builder.accelerators()?;
+    builder.host_commands()?;
     let nested_binds = builder.user_binds()?;
     builder.current_directory()?;
     let directories = builder.directories(&home)?;
@@ -895,6 +899,30 @@ impl Builder<'_> {
         } else if self.kind_of(&resolved.existing)? == Some(Kind::Directory) {
             self.nodes.push(Node { path: resolved.path, mode: 0o777, content });
         }
+        Ok(())
+    }
+
+    // ---- commands of the host ----
+
+    /// A directory in memory, so that it is the same whatever the root is, and writable for the socket to come.
+    fn host_commands(&mut self) -> Result<(), LayoutError> {
+        let Some((commands, relay)) = &self.facts.host_commands else { return Ok(()) };
+        let asked = ContainerPath::fixed(host_command::DIRECTORY);
+        let said = || "--host-cmd".to_owned();
+        let wrong = |problem| LayoutError::Destination { said: said(), target: asked.clone(), problem };
+        let place = self.place(&asked, true)?.map_err(wrong)?;
+        let directory = place.path.clone();
+        let step = Step::Tmpfs { target: place.path, mode: 0o755, size_bytes: Some(1 << 20), create: place.create };
+        self.put(directory, None, true, step);
+        for command in *commands {
+            let path = asked.join(&command.name);
+            let path = path.map_err(|_| LayoutError::Path { flag: "--host-cmd", said: said() })?;
+            let node = Node { path, mode: 0o755, content: NodeContent::File(host_command::script()) };
+            self.steps.push(Step::Make { node, need: Need::Required });
+        }
+        let target = ContainerPath::fixed(host_command::RELAY);
+        let (source, access, need) = (relay.clone(), Access::ReadOnly, Need::Required);
+        self.put(target.clone(), Some(relay.clone()), false, Step::Bind { source, target, access, need, create: true });
         Ok(())
     }
 

@@ -85,7 +85,8 @@ pub fn share_name(
         Sharing::WithinJobStep => step.filter(|step| step.local_ranks != Some(1))?,
         Sharing::Always => step?,
     };
-    if !can_be_shared(plan) {
+    // The host's commands end with the process that the container was started for, which may be another rank.
+    if !request.host_commands.is_empty() || !can_be_shared(plan) {
         return None;
     }
     let of_all = LaunchPlan {

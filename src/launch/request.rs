@@ -147,6 +147,8 @@ pub struct LaunchRequest {
     /// `--runscript-timeout`: limit for the evaluation of the environment scripts; `None` if not given.
     pub runscript_timeout: Option<Duration>,
 
+    /// `--host-cmd`: commands of the host that programs inside may start, by name or absolute path.
+    pub host_commands: Vec<Vec<u8>>,
     /// `--sharens`, `--no-sharens`.
     pub sharing: Sharing,
 

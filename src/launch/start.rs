@@ -3,6 +3,7 @@
 //! ```text
 //! this process ──fork──► image server     waits for the mounts; in the host's namespaces
 //!      │       ──fork──► supervisor       answers the calls that an emulated root makes
+//!      │       ──fork──► host commands    starts what relays in the container ask for
 //!      │       ──fork──► remover          waits for this process to end, then removes an unpacked tree
 //!      ▼
 //! starter::perform::launch                namespaces, mounts, privileges
@@ -12,6 +13,7 @@
 //!
 //! The children are not the command's: its waits never see them, and signals for the job do not end them.
 
+use crate::host_command::{self, server::HostCommands};
 use crate::image::extract;
 use crate::remembered::{self, Journal, JournalError};
 use crate::root_emulation;
@@ -36,16 +38,18 @@ use std::time::Duration;
 /// Starts the servers that `plan` needs, and performs all of it but its command. The process must have one thread.
 ///
 /// `images` are the connections of the plan, in order, with the nodes that each shows in addition; `journal` has the
-/// records of its root emulation.
+/// records of its root emulation; `host_commands` is what the host does for programs inside.
 pub fn start(
     plan: &LaunchPlan,
     images: Vec<(Reader, Vec<Node>)>,
     journal: Option<Journal>,
+    host_commands: Option<HostCommands>,
 ) -> Result<Launched, PerformError> {
     sys::shield_descriptors();
     if let Some(directory) = &plan.parent.remove {
         remove_at_the_end(directory)?;
     }
+    let host = host_commands.map(start_host_commands).transpose()?;
     let listener = match plan.share.as_deref().map(meet) {
         Some(Meeting::Join { user, mounts }) => return perform::join(plan, &user, &mounts).map(Launched::Inside),
         Some(Meeting::First(listener)) => Some(listener.into()),
@@ -58,7 +62,24 @@ pub fn start(
         (Some(emulation), Some(journal)) => Some(start_supervisor(emulation.scope, journal)?),
         _ => None,
     };
-    perform::launch(plan, control.as_ref().map(AsFd::as_fd), supervisor.as_ref().map(AsFd::as_fd))
+    let launched = perform::launch(plan, control.as_ref().map(AsFd::as_fd), supervisor.as_ref().map(AsFd::as_fd))?;
+    if let (Launched::Inside(_), Some(host)) = (&launched, &host) {
+        let listening = host_command::server::listen(host);
+        listening.map_err(system("open the socket of the host's commands"))?;
+    }
+    Ok(launched)
+}
+
+fn system(doing: &'static str) -> impl Fn(std::io::Error) -> PerformError {
+    move |error| PerformError::System { doing, errno: errno_of(&error) }
+}
+
+fn start_host_commands(commands: HostCommands) -> Result<UnixStream, PerformError> {
+    let (ours, theirs) = UnixStream::pair().map_err(system("make a socket"))?;
+    let this = end_of_this_process().map_err(system("watch this process"))?;
+    sys::fork_unseen(move || host_command::server::run(&commands, theirs, this))
+        .map_err(system("start the server of the host's commands"))?;
+    Ok(ours)
 }
 
 /// Opens the records that a root emulation begins with, and where it keeps them.
@@ -71,7 +92,6 @@ pub fn journal(emulation: &Emulation) -> Result<Journal, JournalError> {
 }
 
 fn start_supervisor(scope: Scope, journal: Journal) -> Result<UnixStream, PerformError> {
-    let system = |doing| move |error: std::io::Error| PerformError::System { doing, errno: errno_of(&error) };
     let (ours, theirs) = UnixStream::pair().map_err(system("make a socket"))?;
     sys::fork_unseen(move || root_emulation::run(theirs.into(), journal, scope))
         .map_err(system("start the supervisor of the root emulation"))?;
@@ -83,7 +103,6 @@ fn start_server(
     images: Vec<(Reader, Vec<Node>)>,
     ranks: Option<OwnedFd>,
 ) -> Result<UnixStream, PerformError> {
-    let system = |doing| move |error: std::io::Error| PerformError::System { doing, errno: errno_of(&error) };
     let owner = owner_of(&plan.identity);
     let images: Vec<_> = images
         .into_iter()
@@ -183,7 +202,6 @@ fn errno_of(error: &std::io::Error) -> nix::errno::Errno {
 
 /// Leaves a process behind that removes `directory` when this one, whatever it has become, has ended.
 fn remove_at_the_end(directory: &HostPath) -> Result<(), PerformError> {
-    let system = |doing| move |error: std::io::Error| PerformError::System { doing, errno: errno_of(&error) };
     let this = end_of_this_process().map_err(system("watch this process"))?;
     let (parent, name) = match (directory.as_path().parent(), directory.as_path().file_name()) {
         (Some(parent), Some(name)) => (parent.to_owned(), name.to_owned()),

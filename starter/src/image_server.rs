@@ -63,7 +63,8 @@ pub fn receive(socket: impl AsFd) -> io::Result<Option<(u8, OwnedFd)>> {
     }
 }
 
-fn send(control: BorrowedFd<'_>, message: [u8; 2], descriptor: BorrowedFd<'_>) -> io::Result<()> {
+/// Sends one message.
+pub fn send(control: BorrowedFd<'_>, message: [u8; 2], descriptor: BorrowedFd<'_>) -> io::Result<()> {
     let descriptors = [descriptor.as_raw_fd()];
     let control_message = [ControlMessage::ScmRights(&descriptors)];
     loop {

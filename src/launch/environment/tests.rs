@@ -348,6 +348,9 @@ fn search_paths_are_edited_last() {
     path(with(&["SINGULARITYENV_PREPEND_PATH=/first"]), &plain(), &format!("/first:{DEFAULT}"));
     path(with(&[]).file("PREPEND_PATH=/p\n"), &plain(), &format!("/p:{DEFAULT}"));
     path(with(&[]).file("PATH=\"\\$PATH:/q\"\n"), &plain(), &format!("{DEFAULT}:/q"));
+    let mut host_commands = with(&["APPTAINERENV_PREPEND_PATH=/first"]);
+    host_commands.facts.has_host_commands = true;
+    path(host_commands, &intricate(), &format!("/.singularity.d/host-cmd:/first:/opt/bin:{DEFAULT}"));
     let case = with(&["APPTAINERENV_LD_LIBRARY_PATH=/mylib"]);
     check(&plain(), &case, &["LD_LIBRARY_PATH=/mylib:/.singularity.d/libs", "SING_USER_DEFINED_PATH"]);
 }
