@@ -95,6 +95,9 @@ pub const MPI_LOCALNRANKS: &str = "MPI_LOCALNRANKS";
 /// Whole names: prefixes of installed MPIs.
 pub const MPI_PREFIXES: [&str; 5] = ["OPAL_PREFIX", "I_MPI_ROOT", "MPI_HOME", "MPI_ROOT", "MPICH_DIR"];
 
+/// Whole name: the directory in which a server of PMIx keeps what it shares with its clients.
+pub const PMIX_SERVER_TMPDIR: &str = "PMIX_SERVER_TMPDIR";
+
 /// Whole names: a rank of PMI-1 and PMI-2, and the address of its server where it has one.
 pub const PMI_RANK: &str = "PMI_RANK";
 pub const PMI_PORT: &str = "PMI_PORT";

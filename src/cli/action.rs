@@ -20,7 +20,6 @@ use starter::supervise::end_alike;
 use super::{accelerators, mpi};
 use crate::conf::{self, SiteConfig};
 use crate::elf::Object;
-use crate::env_names::SLURM_JOB_ID;
 use crate::gpu::{BindKind, GpuBinds};
 use crate::host::facts::{Attempt, FuseDevice, HostFacts};
 use crate::host::{self, What, switches};
@@ -29,11 +28,12 @@ use crate::image::{self, Image, ImageKind};
 use crate::launch::binds::Bind;
 use crate::launch::diagnosis;
 use crate::launch::environment::{self, Action, EnvFile, Environment, EnvironmentFacts, Output, Pair, ShellProgram};
+use crate::launch::job;
 use crate::launch::layout::{self, LayoutFacts, Root};
 use crate::launch::mount_method::{MountMethod, mount_method};
 use crate::launch::plan::{self, Parts, PlanError};
 use crate::launch::ranks::{self, Surroundings};
-use crate::launch::request::{LaunchRequest, Sharing, Verb};
+use crate::launch::request::{LaunchRequest, Sharing};
 use crate::launch::seccomp::{self, Architecture, SeccompContext};
 use crate::launch::start::{self, start};
 use crate::remembered::{Journal, JournalError};
@@ -148,7 +148,8 @@ fn prepare(request: &LaunchRequest, purpose: Purpose) -> Result<Prepared, Failur
     let security = plan::security(request).map_err(|error| failure(&error))?;
     let mut binds = layout::user_binds(request).map_err(|error| failure(&error))?;
     if site.user_bind_control {
-        binds.extend(batch_script(request));
+        let of_the_job = job::binds(request, &variables().collect::<Vec<_>>());
+        binds.extend(of_the_job.into_iter().filter(|bind| bind.source.as_path().exists()));
     }
 
     let mut accelerators = accelerators::prepare(request, &site, Some(image.root()))?;
@@ -311,22 +312,6 @@ fn prepare(request: &LaunchRequest, purpose: Purpose) -> Result<Prepared, Failur
     Ok(Prepared::Ready(Box::new(Ready { plan, images, output, fuse: host.fuse, host_commands })))
 }
 
-/// A batch script of Slurm whose first line names an image: Slurm keeps it where containers have nothing.
-fn batch_script(request: &LaunchRequest) -> Option<Bind> {
-    let script = HostPath::new(request.arguments.first()?);
-    let in_a_job = std::env::var_os(SLURM_JOB_ID).is_some();
-    let is_one =
-        request.verb == Verb::Run && script.as_path().is_absolute() && script.as_path().ends_with("slurm_script");
-    (in_a_job && is_one && script.as_path().is_file()).then(|| Bind {
-        said: script.to_string(),
-        source: script,
-        destination: None,
-        read_only: true,
-        image: None,
-        nonested: true,
-    })
-}
-
 fn host_commands(request: &LaunchRequest) -> Result<Vec<HostCommand>, Failure> {
     let search_path = std::env::var_os("PATH");
     host_command::server::find(&request.host_commands, search_path.as_deref()).map_err(|error| failure(&error))
@@ -346,8 +331,11 @@ fn relay() -> Result<HostPath, Failure> {
 /// The caller's variables, those that number accelerators as the container counts them.
 fn host_variables(accelerators: &GpuBinds) -> Vec<Pair> {
     let recounted = |name: &[u8]| accelerators.recounted.iter().find(|(found, _)| found == name);
-    let variables = std::env::vars_os().map(|(name, value)| (name.into_vec(), value.into_vec()));
-    variables.map(|(name, value)| recounted(&name).cloned().unwrap_or((name, value))).collect()
+    variables().map(|(name, value)| recounted(&name).cloned().unwrap_or((name, value))).collect()
+}
+
+fn variables() -> impl Iterator<Item = Pair> {
+    std::env::vars_os().map(|(name, value)| (name.into_vec(), value.into_vec()))
 }
 
 /// The name under which other ranks of this job step find the container, if it is to be shared.

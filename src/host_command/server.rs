@@ -7,7 +7,7 @@ use super::{Answer, HostCommand, HostCommandError, LISTENER, Pair, Request, STRE
 use crate::report::cause;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{SigSet, Signal, kill, killpg};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill, killpg};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::socket::{getsockopt, sockopt};
 use nix::sys::stat::Mode;
@@ -91,7 +91,7 @@ pub fn run(offered: &HostCommands, control: UnixStream, owner: OwnedFd) -> ! {
 
 fn serve(offered: &HostCommands, control: UnixStream, owner: &OwnedFd) -> io::Result<()> {
     // What a terminal or a batch system sends to the job is not for this process: the container ends by it, and then this.
-    SigSet::all().thread_block()?;
+    let callers_mask = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK)?;
     let _ = nix::unistd::setsid();
     let _ = nix::unistd::chdir("/");
     let _ = nix::sys::prctl::set_name(c"sifu-host-cmd");
@@ -140,7 +140,7 @@ fn serve(offered: &HostCommands, control: UnixStream, owner: &OwnedFd) -> io::Re
             let peer = getsockopt(&stream, sockopt::PeerCredentials);
             if peer.is_ok_and(|peer| peer.uid() == nix::unistd::geteuid().as_raw()) {
                 // A relay whose command could not be forked sees its connection close.
-                let forked = sys::fork_child(|| u8::from(attend(offered, &stream, owner).is_err()));
+                let forked = sys::fork_child(|| u8::from(attend(offered, &stream, owner, &callers_mask).is_err()));
                 running += usize::from(forked.is_ok());
             }
         }
@@ -161,7 +161,7 @@ fn wait_for(stream: &UnixStream, owner: &OwnedFd) -> io::Result<bool> {
 }
 
 /// One command, from its relay's call to its end.
-fn attend(offered: &HostCommands, stream: &UnixStream, owner: &OwnedFd) -> io::Result<()> {
+fn attend(offered: &HostCommands, stream: &UnixStream, owner: &OwnedFd, mask: &SigSet) -> io::Result<()> {
     stream.set_nonblocking(false)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     let mut streams = Vec::new();
@@ -174,7 +174,11 @@ fn attend(offered: &HostCommands, stream: &UnixStream, owner: &OwnedFd) -> io::R
     let frame = super::read_frame(&mut &*stream)?.ok_or(io::ErrorKind::UnexpectedEof)?;
     let request = Request::parse(&frame).ok_or(io::ErrorKind::InvalidData)?;
     let ended = SignalFd::with_flags(&child_ended(), SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
-    let answer = match start(offered, request, streams) {
+    // The command inherits the mask. One that ends before signals are blocked again is seen by the first look at it.
+    mask.thread_set_mask()?;
+    let started = start(offered, request, streams);
+    SigSet::all().thread_set_mask()?;
+    let answer = match started {
         Ok(child) => Answer::Ended(see_through(child, stream, owner, &ended)?),
         Err((why, hint)) => Answer::NotStarted { why: why.into_bytes(), hint: hint.as_bytes().to_vec() },
     };

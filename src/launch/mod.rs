@@ -5,6 +5,7 @@ pub mod binds;
 pub mod capabilities;
 pub mod diagnosis;
 pub mod environment;
+pub mod job;
 pub mod layout;
 pub mod mount_method;
 pub mod plan;
