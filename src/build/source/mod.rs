@@ -144,6 +144,10 @@ impl Root {
 impl Source {
     /// Decides which agent a header asks for, and reads what that agent needs from it.
     pub fn of(header: &Header) -> Result<Self, BuildError> {
+        // Who names keys wants nothing else: it is not enough to leave the check out.
+        if header.get("fingerprints").is_some_and(|keys| !keys.trim().is_empty()) {
+            return Err(BuildError::NotYet { what: "from an image that certain keys have signed (`Fingerprints`)" });
+        }
         match header.agent().as_str() {
             "scratch" => Ok(Self::Scratch),
             "localimage" => Ok(Self::LocalImage(LocalImage::of(header)?)),
@@ -235,6 +239,14 @@ mod tests {
         assert!(matches!(of("DockerFile"), Err(BuildError::LaterAgent { agent }) if agent == "dockerfile"));
         assert!(matches!(of("nonsense"), Err(BuildError::UnknownAgent { agent }) if agent == "nonsense"));
         assert!(matches!(of(""), Err(BuildError::UnknownAgent { .. })));
+    }
+
+    #[test]
+    fn keys_that_can_not_be_checked_are_not_passed_over() {
+        let definition = b"Bootstrap: library\nFrom: ada/tools/box\nFingerprints: 0123\n";
+        let definition = crate::def::parse(definition, &crate::def::BuildArgs::default()).unwrap();
+        let error = Source::of(&definition.stages[0].header).unwrap_err();
+        assert!(matches!(error, BuildError::NotYet { .. }), "{error}");
     }
 
     #[test]
