@@ -88,7 +88,7 @@ fn a_file_system_that_fills_is_one_clear_error() {
     check(&build(&scratch, &["--tmpdir", "small", "image.sif", "post.def"]), &both, &full);
     // The directory fits, the image beside it does not.
     let elsewhere = build(&scratch, &["--tmpdir", ".", "small/image.sif", "files.def"]);
-    check(&elsewhere, &both, &["no space left on device", "hint: "]);
+    check(&elsewhere, &both, &["no room for small/image.sif", "hint: Free some space or quota"]);
     assert_eq!(fs::read_dir(&small.0).expect("a directory").count(), 0);
 }
 
