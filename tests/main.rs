@@ -25,6 +25,7 @@ mod inspect;
 mod library;
 mod mpi;
 mod no_room;
+mod oci;
 mod ranks;
 mod registry;
 mod rooms;

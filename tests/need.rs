@@ -50,6 +50,8 @@ pub const APPTAINER: Need = Need { name: "apptainer", ask: || has_program("appta
 pub const MUSL: Need = Need { name: "musl", ask: || has_program("musl-gcc") };
 /// An interpreter that makes the system calls it is told to.
 pub const PYTHON: Need = Need { name: "python", ask: || has_program("python3") };
+/// Another OCI runtime.
+pub const RUNC: Need = Need { name: "runc", ask: || has_program("runc") };
 /// The programs that make and install RPM packages.
 pub const DNF: Need =
     Need { name: "dnf", ask: || ["dnf", "rpmbuild", "createrepo_c"].into_iter().try_for_each(has_program) };

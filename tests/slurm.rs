@@ -409,3 +409,62 @@ fn a_build_uses_the_processors_of_its_task() {
         assert!(built.stderr.contains("compressing with 1 thread\n"), "{flags:?}: {built:?}");
     }
 }
+
+#[test]
+fn a_step_runs_in_the_container_of_a_bundle() {
+    if lacks(START) {
+        return;
+    }
+    let cluster = Cluster::new();
+    cluster.run("sifu", &["oci", "bundle", "image.sif", "bundle"]).success();
+    let bundle = format!("--container={}", cluster.path("bundle").display());
+    let said = cluster.run("srun", &[&bundle, "sh", "-c", "echo $APPTAINER_NAME $SLURM_JOB_ID; id -u; exit 5"]);
+    assert_eq!(said.code, Some(5), "{said:?}");
+    let lines: Vec<&str> = said.stdout.lines().collect();
+    let [first, uid] = lines.as_slice() else { panic!("{said:?}") };
+    assert!(first.starts_with("image.sif ") && first.len() > "image.sif ".len(), "{said:?}");
+    assert_eq!(*uid, nix::unistd::geteuid().to_string());
+    let script = "#!/bin/sh\necho $APPTAINER_NAME; readlink /proc/self/ns/mnt\n";
+    let job = cluster.sbatch(&[&bundle], script);
+    job.ends();
+    job.says("image.sif");
+    let here = fs::read_link("/proc/self/ns/mnt").expect("a namespace");
+    assert!(!job.output().contains(&*here.to_string_lossy()), "it has a mount namespace of its own");
+    assert!(!job.output().contains("error"), "{}", job.output());
+    cluster.is_clean();
+}
+
+#[test]
+fn a_cancelled_step_ends_its_container() {
+    if lacks(START) {
+        return;
+    }
+    let cluster = Cluster::new();
+    cluster.run("sifu", &["oci", "bundle", "image.sif", "bundle"]).success();
+    let bundle = format!("--container={}", cluster.path("bundle").display());
+    let begun = cluster.path("begun").display().to_string();
+    let step = "trap 'echo heard TERM; exit 3' TERM; echo begins; while :; do sleep 0.05; done";
+    let job = cluster.sbatch(&[], &format!("#!/bin/sh\n: >{begun}\nsrun {bundle} sh -c \"{step}\"\n"));
+    job.says("begins");
+    cluster.run("scancel", &[&job.id]).success();
+    job.says("heard TERM");
+    job.ends();
+    cluster.is_clean();
+}
+
+#[test]
+fn an_image_itself_takes_a_slurm_that_leaves_config_json_alone() {
+    if lacks(START) {
+        return;
+    }
+    let cluster = Cluster::new();
+    let version = cluster.run("srun", &["--version"]);
+    if !version.success().starts_with("slurm-wlm 22.") && !version.success().starts_with("slurm 22.") {
+        return;
+    }
+    // The nodes open config.json below what is named, before any runtime is called.
+    let image = format!("--container={}", cluster.path("image.sif").display());
+    let said = cluster.run("srun", &[&image, "true"]);
+    assert!(said.code != Some(0) && said.stderr.contains("Not a directory"), "{said:?}");
+    cluster.is_clean();
+}

@@ -38,7 +38,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::File;
 use std::io::{BufRead, BufReader, IoSlice, Read, Write};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -445,7 +445,8 @@ impl Performer<'_> {
             (self.explain)(&perform::exec(&self.planned.plan, &entered.environment))
         };
         let Gate::Socket(listener) = &self.gate else { return Err(finish()) };
-        // Nobody is to hold the other end of this one any longer, nor its standard error.
+        // It may wait for long: what the caller has open is the caller's.
+        sys::close_all_except(&[self.talk.as_fd(), listener.as_fd()]);
         let _ = shutdown(self.talk.as_raw_fd(), Shutdown::Both);
         loop {
             let Ok((starter, _)) = listener.accept() else { continue };
@@ -488,7 +489,7 @@ fn give_terminal(console: &UnixStream) -> Result<(), Failure> {
         None,
     )
     .map_err(system("hand out the terminal"))?;
-    sys::control_terminal(std::os::fd::AsFd::as_fd(&terminal)).map_err(system("control the terminal"))?;
+    sys::control_terminal(terminal.as_fd()).map_err(system("control the terminal"))?;
     nix::unistd::dup2_stdin(&terminal)
         .and_then(|()| nix::unistd::dup2_stdout(&terminal))
         .and_then(|()| nix::unistd::dup2_stderr(&terminal))
@@ -513,7 +514,10 @@ pub fn look(entry: &Entry) -> Result<(Status, Option<Record>), LifecycleError> {
         return Ok((status, None));
     };
     let here = here()?;
-    let status = record.status(&here, process::lives(&record.process), entry.waits());
+    // The start is known to a hundredth of a second; the namespace tells processes of one such moment apart.
+    let namespace = process::namespace(record.process.pid, "mnt");
+    let lives = process::lives(&record.process) && namespace.is_none_or(|inode| inode == record.mount_namespace);
+    let status = record.status(&here, lives, entry.waits());
     let status = status.map_err(|_| LifecycleError::Elsewhere { id: entry.id().to_owned() })?;
     // Until its maker is done with it, nobody else may start it.
     let status = if status == Status::Created && entry.is_being_made()? { Status::Creating } else { status };

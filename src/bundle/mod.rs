@@ -19,3 +19,4 @@ pub mod plan;
 pub mod process;
 pub mod record;
 pub mod store;
+pub mod template;

@@ -44,6 +44,14 @@ const OCI: Command = Command::group("oci", OCI_VERBS, "Run OCI bundles")
 
 const OCI_VERBS: &[Command] = &[
     Command::later("attach", "A container's standard streams are those of `sifu oci create`.", "Attach to a container"),
+    Command::verb("bundle", oci::bundle, "Write a bundle around an image")
+        .flags(&[oci::OF_RUNTIME])
+        .words(&["IMAGE", "DIRECTORY"], Rest::Payload("ARGUMENTS"))
+        .text(
+            "DIRECTORY/rootfs is a link to the image where it is now. With the bundle a container sees what one of `sifu exec` sees: \
+             the home directory, /tmp, /dev, and the variables that the image sets. ARGUMENTS is the command, by default /bin/sh.",
+            &[("sifu oci bundle image.sif bundle && srun --container=bundle hostname", "Run a program of an image in a job step")],
+        ),
     Command::verb("create", oci::create, "Make a container, up to its command")
         .flags(&[oci::OF_CREATE, oci::OF_RUNTIME])
         .words(&["ID"], Rest::Nothing),

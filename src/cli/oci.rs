@@ -19,12 +19,15 @@ use crate::bundle::plan::{self, Facts, Planned, Root};
 use crate::bundle::process;
 use crate::bundle::record::{self, Record, Status};
 use crate::bundle::store::{Entry, Store, StoreError};
+use crate::bundle::template::{self, Contents};
 use crate::conf;
 use crate::env_names::XDG_RUNTIME_DIR;
-use crate::host::facts::FuseDevice;
+use crate::host::facts::{FuseDevice, User};
 use crate::host::{self, What, switches};
-use crate::image::{self, ImageKind};
+use crate::image::{self, Image, ImageKind};
+use crate::launch::environment::{self, Environment, EnvironmentFacts};
 use crate::launch::mount_method::mount_method;
+use crate::launch::request::{LaunchRequest, Verb};
 use crate::report::{self, Failure, cause, failure};
 use crate::squashfs::Reader;
 
@@ -224,6 +227,93 @@ pub fn list(said: Said) -> Result<ExitCode, Failure> {
         }
         super::print(&text)
     })
+}
+
+/// Writes a bundle around an image: for callers that want a directory with a `config.json`.
+pub fn bundle(said: Said) -> Result<ExitCode, Failure> {
+    logged(&said, |said| {
+        let [image, directory, arguments @ ..] = said.words.as_slice() else {
+            return Err(Failure::usage("an image and a directory are needed"));
+        };
+        let image = image::open(image).map_err(|error| failure(&error))?;
+        let (path, directory) = (&image.facts.path, Path::new(directory));
+        let text = |word: &OsStr| {
+            let known = word.to_str().map(str::to_owned);
+            known.ok_or_else(|| Failure::new(format!("config.json has no words for `{}`", Path::new(word).display())))
+        };
+        let user = host::observe(&What::default()).user;
+        // Root's own directory is nobody else's business.
+        let home = if user.uid == 0 { None } else { Some(text(user.entry.home.as_path().as_os_str())?) };
+        let contents = Contents {
+            uid: user.uid,
+            gid: user.gid,
+            variables: image_variables(&image, &user, home.as_deref())?,
+            arguments: match arguments {
+                [] => vec!["/bin/sh".to_owned()],
+                words => words.iter().map(|word| text(word)).collect::<Result<_, _>>()?,
+            },
+            home: home.as_deref(),
+        };
+        let file = directory.join(config::FILE_NAME);
+        let json = format!("{:#}\n", template::configuration(&contents));
+        std::fs::create_dir_all(directory)
+            // By name below the bundle: Slurm 22.05 takes no other path.
+            .and_then(|()| std::os::unix::fs::symlink(path.as_path(), directory.join(template::ROOT)))
+            .and_then(|()| std::fs::OpenOptions::new().write(true).create_new(true).open(&file))
+            .and_then(|mut file| file.write_all(json.as_bytes()))
+            .map_err(|error| Failure::new(format!("cannot write {}: {}", file.display(), cause(&error))))?;
+        Ok(ExitCode::SUCCESS)
+    })
+}
+
+/// What the image's own scripts set, with nothing of the caller's environment.
+fn image_variables(image: &Image, user: &User, home: Option<&str>) -> Result<Vec<String>, Failure> {
+    /// What says how a program was started by `exec`, and not what the image wants.
+    const OF_ONE_CALL: [&[u8]; 9] = [
+        b"APPTAINER_APPNAME",
+        b"APPTAINER_BIND",
+        b"APPTAINER_COMMAND",
+        b"OLDPWD",
+        b"PROMPT_COMMAND",
+        b"PS1",
+        b"PWD",
+        b"SHLVL",
+        b"SINGULARITY_BIND",
+    ];
+    let mut request = LaunchRequest::new(Verb::Exec, image.facts.path.as_path(), vec!["true".into()]);
+    request.cleanenv = true;
+    let facts = EnvironmentFacts {
+        host: Vec::new(),
+        env_files: Vec::new(),
+        image_path: image.facts.path.as_bytes().to_vec(),
+        image_name: image.facts.name.clone(),
+        binds: Vec::new(),
+        home: home.unwrap_or("/").as_bytes().to_vec(),
+        directory: home.unwrap_or("/").as_bytes().to_vec(),
+        uid: user.uid,
+        gid: user.gid,
+        instance: None,
+        libraries_bound: false,
+        covered: Vec::new(),
+    };
+    let action = environment::actions(&request, image.root(), &[]).map_err(|error| failure(&error))?;
+    let evaluated = environment::environment(&request, &facts, &action, image.root());
+    let (evaluated, _) = evaluated.map_err(|error| failure(&error))?;
+    let variables = match evaluated {
+        Environment::Known { variables, .. } => variables,
+        Environment::NeedsShell { reason, initial, .. } => {
+            report::warning(format_args!(
+                "the image's environment scripts are left out: {reason}; put what they set into process.env"
+            ));
+            initial
+        }
+        Environment::Ended { code, .. } => {
+            return Err(Failure::new(format!("the image's environment scripts end with exit code {code}")));
+        }
+    };
+    let wanted = variables.into_iter().filter(|(name, _)| !OF_ONE_CALL.contains(&name.as_slice()));
+    let texts = wanted.filter_map(|(name, value)| String::from_utf8([name.as_slice(), b"=", &value].concat()).ok());
+    Ok(texts.collect())
 }
 
 /// Runs a verb, and writes its failure to where the caller looks for it.
