@@ -17,6 +17,9 @@ use measuring::{Bench, Clock, Table, contender, duration, installed, measure, me
 
 const RANKS: u32 = 64;
 
+/// What measures some rows of the table.
+type Part = fn(&Bench, &mut Table);
+
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|word| word != "--bench").collect();
     match arguments.first().map(String::as_str) {
@@ -27,7 +30,7 @@ fn main() {
     let only = arguments.first().map(String::as_str);
     let bench = Bench::new();
     let mut table = Table::begin();
-    let parts: [(&str, fn(&Bench, &mut Table)); 3] = [("messages", messages), ("ranks", start), ("import", import)];
+    let parts: [(&str, Part); 3] = [("messages", messages), ("ranks", start), ("import", import)];
     for (name, part) in parts {
         if only.is_none_or(|only| only == name) {
             part(&bench, &mut table);
