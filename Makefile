@@ -11,7 +11,7 @@ help:
 	@echo 'make lint         formatting and clippy'
 	@echo 'make test         lint, build, and every test (TESTS=name for some)'
 	@echo 'make conformance  the cases of ../shared/conformance (CASES="--filter exec/*" for some)'
-	@echo 'make bench        start-up, ranks, image I/O and packing, measured against what is installed'
+	@echo 'make bench        start-up, ranks, image I/O, packing and pulling, measured against what is installed'
 	@echo 'make install      PREFIX=/usr/local DESTDIR= LINKS=no (yes: also apptainer, singularity, run-singularity, sifu-oci)'
 	@echo 'make fuzz         each fuzz target for SECONDS_EACH=120 seconds'
 	@echo 'make clean        remove what was built'

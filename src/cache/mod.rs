@@ -3,10 +3,12 @@
 //! ```text
 //! ROOT/oci-tmp/KEY            a SIF file made from layers          KEY: what it was made from, and how
 //! ROOT/{oras,library,net}/KEY a SIF file as it came                KEY: its digest, or that of where it came from
-//! ROOT/KIND/KEY.sha256        size and digest of the file, written before the file gets its name
+//! ROOT/KIND/KEY.sha256        size, digest and time of the file, written before the file gets its name
 //! ROOT/KIND/KEY.claim         who is making it
 //! ROOT/KIND/.new-KEY-…        what is being made
 //! ```
+//!
+//! A file whose size or time is another than was written down is read to the end, and removed if its digest is another too.
 //!
 //! A file gets its name by a rename when it is whole, so whoever sees the name sees a whole image, and nothing depends on
 //! locks. A claim only keeps others from doing the same work at the same time: who holds it touches it every few
@@ -20,7 +22,7 @@ use claim::{Claim, Claiming};
 use std::fmt;
 use std::fs::{self, File, FileTimes, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
@@ -112,17 +114,32 @@ impl Cache {
         Self { root, site, ceiling_bytes }
     }
 
-    /// The image under a key, if it is there and as large as when it was made.
+    /// The image under a key, if it is there and as it was when it was made. A damaged one of the user's is removed.
     pub fn get(&self, kind: Kind, key: &str) -> Option<PathBuf> {
-        let roots = [Some(&self.root), self.site.as_ref()];
-        let found =
-            roots.into_iter().flatten().map(|root| root.join(kind.name()).join(key)).find(|path| is_sound(path));
-        found.inspect(|path| touch(path))
+        let at = |root: &PathBuf| root.join(kind.name()).join(key);
+        let own = at(&self.root);
+        match soundness(&own) {
+            Soundness::Sound => {
+                touch(&own);
+                return Some(own);
+            }
+            Soundness::Touched if self.is_unchanged(&own).unwrap_or(false) => {
+                // So that it is not read again the next time. Where that can't be written, it is.
+                let _ = write_record(&own, &own);
+                touch(&own);
+                return Some(own);
+            }
+            Soundness::Touched | Soundness::Damaged => self.remove(&own),
+            Soundness::Missing => {}
+        }
+        // Who keeps the site's cache may have copied it there with other times.
+        let site = self.site.as_ref().map(at);
+        site.filter(|path| matches!(soundness(path), Soundness::Sound | Soundness::Touched))
     }
 
     /// Whether the image at `path` still has the digest that it had when it was made.
     pub fn is_unchanged(&self, path: &Path) -> Result<bool, CacheError> {
-        let Some((_, expected)) = record(path) else { return Ok(true) };
+        let Some(Record { digest: expected, .. }) = record(path) else { return Ok(true) };
         let found = digest_of(path).map_err(|source| CacheError { doing: "read", path: path.to_owned(), source })?;
         Ok(expected == found)
     }
@@ -246,16 +263,44 @@ fn record_path(path: &Path) -> PathBuf {
     path.with_extension("sha256")
 }
 
-/// Size and digest of an image as they were when it was made.
-fn record(path: &Path) -> Option<(u64, Digest)> {
-    let text = fs::read_to_string(record_path(path)).ok()?;
-    let (size, digest) = text.trim().split_once(' ')?;
-    Some((size.parse().ok()?, digest.parse().ok()?))
+/// An image as it was when it was made.
+struct Record {
+    size_bytes: u64,
+    digest: Digest,
+    /// Time of change, in nanoseconds since 1970; older records lack it.
+    changed_ns: Option<i128>,
 }
 
-fn is_sound(path: &Path) -> bool {
-    let Ok(metadata) = fs::metadata(path) else { return false };
-    metadata.is_file() && record(path).is_none_or(|(size, _)| size == metadata.len())
+fn record(path: &Path) -> Option<Record> {
+    let text = fs::read_to_string(record_path(path)).ok()?;
+    let mut words = text.split_whitespace();
+    let (size_bytes, digest) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
+    Some(Record { size_bytes, digest, changed_ns: words.next().and_then(|word| word.parse().ok()) })
+}
+
+fn changed_ns(metadata: &fs::Metadata) -> i128 {
+    i128::from(metadata.mtime()) * 1_000_000_000 + i128::from(metadata.mtime_nsec())
+}
+
+/// What can be said of an image without reading it.
+enum Soundness {
+    Missing,
+    Sound,
+    /// Somebody wrote to it since it was made, or copied it.
+    Touched,
+    Damaged,
+}
+
+fn soundness(path: &Path) -> Soundness {
+    let metadata = match fs::metadata(path) {
+        Ok(metadata) if metadata.is_file() => metadata,
+        _ => return Soundness::Missing,
+    };
+    match record(path) {
+        Some(record) if record.size_bytes != metadata.len() => Soundness::Damaged,
+        Some(Record { changed_ns: Some(then), .. }) if then != changed_ns(&metadata) => Soundness::Touched,
+        _ => Soundness::Sound,
+    }
 }
 
 fn digest_of(path: &Path) -> io::Result<Digest> {
@@ -274,7 +319,8 @@ fn digest_of(path: &Path) -> io::Result<Digest> {
 
 /// Writes down what the image at `new`, which will be at `path`, is.
 fn write_record(new: &Path, path: &Path) -> io::Result<()> {
-    let text = format!("{} {}\n", fs::metadata(new)?.len(), digest_of(new)?);
+    let metadata = fs::metadata(new)?;
+    let text = format!("{} {} {}\n", metadata.len(), digest_of(new)?, changed_ns(&metadata));
     let written = new.with_extension("record");
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&written)?;
     file.write_all(text.as_bytes())?;

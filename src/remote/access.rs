@@ -83,7 +83,7 @@ impl Access {
         let said = self.places.said.clone().filter(|_| !endpoint.is_mirror);
         let places = Places { said, ..self.places.clone() };
         let way = |is_https, is_first_of_two| -> Result<Way, RemoteError> {
-            let registry = Registry::new(reference, Http::to_host(&tls)?, is_https, &places, pushes)?;
+            let registry = Registry::new(reference, Http::to_host(tls.clone()), is_https, &places, pushes)?;
             Ok(Way { registry, is_first_of_two })
         };
         match (self.no_https, endpoint.is_insecure) {

@@ -16,7 +16,7 @@ use std::fs;
 use std::hash::{BuildHasher, RandomState};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use ureq::config::ConfigBuilder;
 use ureq::http;
@@ -48,10 +48,16 @@ const TRUSTED: &[&str] = &[
 ];
 
 /// Makes requests.
+///
+/// What connections need is made when the first of their kind is: reading all certificates of a system takes longer than
+/// asking a registry of this machine what a tag means.
 pub struct Http {
-    agent: Agent,
-    /// For hosts that the first one is not for: a registry's own certificates stay with it.
-    others: Option<Agent>,
+    /// For what is not encrypted.
+    open: Agent,
+    tls: Tls,
+    /// For the host that the certificates are for, and for all others.
+    own: OnceLock<Agent>,
+    others: OnceLock<Agent>,
     /// Over a socket there is no proxy.
     is_proxied: bool,
 }
@@ -217,33 +223,46 @@ fn without_secrets(text: &str) -> String {
 impl Http {
     /// Prepares connections to whatever host, by what this system trusts.
     pub fn to_any_host() -> Self {
-        let agent = agent(trusted(&[]).map(|roots| TlsConfig::builder().root_certs(roots).build()));
-        Self { agent, others: None, is_proxied: true }
+        Self::to_host(Tls::default())
     }
 
     /// Prepares connections to one host, whose redirects lead to others too.
-    ///
-    /// # Errors
-    /// A client's certificate can't be used.
-    pub fn to_host(tls: &Tls) -> Result<Self, RemoteError> {
-        let mut config = TlsConfig::builder().disable_verification(tls.is_unchecked);
-        if let Some(roots) = trusted(&tls.authorities) {
-            config = config.root_certs(roots);
+    pub fn to_host(tls: Tls) -> Self {
+        Self {
+            open: settings().build().new_agent(),
+            tls,
+            own: OnceLock::new(),
+            others: OnceLock::new(),
+            is_proxied: true,
         }
-        if let Some((certificate, key)) = &tls.client {
-            config = config.client_cert(Some(client_certificate(certificate, key)?));
-        }
-        let has_own = tls.is_unchecked || tls.client.is_some();
-        let others = has_own
-            .then(|| agent(trusted(&tls.authorities).map(|roots| TlsConfig::builder().root_certs(roots).build())));
-        Ok(Self { agent: agent(Some(config.build())), others, is_proxied: true })
     }
 
     /// Prepares connections to a socket in the file system.
     pub fn over_socket(socket: &Path) -> Self {
         let config = settings().timeout_per_read(Some(DAEMON_TIMEOUT)).build();
-        let agent = Agent::with_parts(config, Socket(socket.to_owned()), NoNames);
-        Self { agent, others: None, is_proxied: false }
+        let open = Agent::with_parts(config, Socket(socket.to_owned()), NoNames);
+        Self { open, is_proxied: false, ..Self::to_any_host() }
+    }
+
+    /// What talks to an address on behalf of a request to `origin`.
+    fn agent(&self, address: &Address, origin: &Address) -> Result<&Agent, RemoteError> {
+        if !address.is_https {
+            return Ok(&self.open);
+        }
+        // A client's certificate stays with its registry, and so does what was said about trusting it.
+        let is_own = address.is_same_origin(origin);
+        let kept = if is_own { &self.own } else { &self.others };
+        if let Some(agent) = kept.get() {
+            return Ok(agent);
+        }
+        let mut config = TlsConfig::builder().disable_verification(is_own && self.tls.is_unchecked);
+        if let Some(roots) = trusted(&self.tls.authorities) {
+            config = config.root_certs(roots);
+        }
+        if let Some((certificate, key)) = self.tls.client.as_ref().filter(|_| is_own) {
+            config = config.client_cert(Some(client_certificate(certificate, key)?));
+        }
+        Ok(kept.get_or_init(|| settings().tls_config(config.build()).build().new_agent()))
     }
 
     /// Sends a request, again where that can help, and follows redirects of what only asks.
@@ -318,10 +337,7 @@ impl Http {
             }
         };
         let built = builder.body(body).map_err(|error| failed(error.into()))?;
-        let agent = match &self.others {
-            Some(others) if !address.is_same_origin(&request.address) => others,
-            _ => &self.agent,
-        };
+        let agent = self.agent(address, &request.address)?;
         let mut sent = agent.configure_request(built);
         if self.is_proxied {
             let proxy = proxy_for(address, &|name| std::env::var(name).ok());
@@ -376,14 +392,6 @@ fn settings() -> ConfigBuilder<AgentScope> {
         .accept_encoding("identity")
         // Chosen for each request.
         .proxy(None)
-}
-
-fn agent(tls: Option<TlsConfig>) -> Agent {
-    let settings = settings();
-    match tls {
-        Some(tls) => settings.tls_config(tls).build().new_agent(),
-        None => settings.build().new_agent(),
-    }
 }
 
 /// The certificates of this system, and those of some files. `None` where there are none: then those that come with the
