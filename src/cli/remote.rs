@@ -49,7 +49,7 @@ pub fn said<E: Into<RemoteError>>(error: E) -> Failure {
 /// Prepares to talk to an endpoint.
 pub fn http_of(endpoint: &Endpoint) -> Result<Http, Failure> {
     let address = Address::parse(&endpoint.address()).map_err(said)?;
-    access(&ElsewhereOptions::default())?.http(&address).map_err(said)
+    Ok(access(&ElsewhereOptions::default())?.http(&address))
 }
 
 /// The services of an endpoint.

@@ -109,8 +109,8 @@ impl Access {
     }
 
     /// Connections to a host that is no registry.
-    pub fn http(&self, address: &Address) -> Result<Http, RemoteError> {
-        Http::to_host(&self.tls(&address.authority))
+    pub fn http(&self, address: &Address) -> Http {
+        Http::to_host(self.tls(&address.authority))
     }
 
     /// The library of a host, or the one that was said, or that of the endpoint in use.
@@ -125,7 +125,7 @@ impl Access {
         };
         let of_endpoint = |name: Option<&str>| -> Result<(Address, Option<Password>), RemoteError> {
             let (name, endpoint) = endpoints.find(name)?;
-            let http = self.http(&Address::parse(&endpoint.address())?)?;
+            let http = self.http(&Address::parse(&endpoint.address())?);
             Ok(Services::find(&http, name, endpoint)?.library()?)
         };
         let (base, token) = match said {
@@ -141,7 +141,7 @@ impl Access {
                 }
             }
         };
-        let http = self.http(&base)?;
+        let http = self.http(&base);
         Ok(Library::new(base, token.as_ref(), http))
     }
 }
