@@ -14,7 +14,7 @@ pub enum Fault {
     Reset,
     /// One byte of each large blob is another.
     Flip,
-    /// Large blobs end early, and say so themselves.
+    /// Large blobs end early, and their stated length says that this is all.
     Short,
     /// Large blobs go on behind their end.
     Long,
