@@ -1,13 +1,14 @@
-//! YAML as far as it says what JSON can say: a document becomes a JSON value, and a JSON value a document.
+//! YAML as far as it says what JSON can say: a document becomes a JSON value, or JSON text whose values stand on the lines
+//! that they have in the document; and a JSON value becomes a document.
 //!
-//! Plain words are typed as YAML 1.2's core schema types them (`null`, `true`, `12`, `0x1f`, `1.5`), quoted ones are
+//! So what reads the JSON names the document's own lines where something is wrong. Plain words are typed as YAML 1.2's core schema types them (`null`, `true`, `12`, `0x1f`, `1.5`), quoted ones are
 //! text. Anchors are followed within a bound, so that a few lines can't become gigabytes.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 
 use saphyr_parser::{Event, Parser, ScalarStyle, ScanError, Span};
-use serde_json::{Map, Number, Value};
+use serde_json::{Number, Value};
 
 /// How deep a document may nest: a description of devices needs six.
 const MAX_DEPTH: usize = 64;
@@ -58,18 +59,25 @@ impl std::error::Error for YamlError {}
 
 /// Reads the one document of a text; an empty text is null.
 pub fn to_json(text: &str) -> Result<Value, YamlError> {
-    let mut reader = Reader { events: Parser::new_from_str(text), anchors: HashMap::new(), left: MAX_VALUES };
-    let mut document = None;
+    serde_json::from_str(&to_json_lines(text)?)
+        .map_err(|error| YamlError { line: error.line(), wrong: Wrong::Syntax(error.to_string()) })
+}
+
+/// As [`to_json`], as text: who reads it names the document's own lines where something is wrong.
+pub fn to_json_lines(text: &str) -> Result<String, YamlError> {
+    let events = Parser::new_from_str(text);
+    let mut reader = Reader { events, anchors: HashMap::new(), left: MAX_VALUES, json: String::new(), line: 1 };
+    let mut read = false;
     loop {
         let (event, line) = reader.next()?;
         match event {
-            Event::StreamEnd => return Ok(document.unwrap_or(Value::Null)),
-            Event::DocumentStart(_) if document.is_some() => {
-                return Err(YamlError { line, wrong: Wrong::SecondDocument });
-            }
+            Event::StreamEnd if read => return Ok(reader.json),
+            Event::StreamEnd => return Ok("null".to_owned()),
+            Event::DocumentStart(_) if read => return Err(YamlError { line, wrong: Wrong::SecondDocument }),
             Event::DocumentStart(_) => {
                 let (event, line) = reader.next()?;
-                document = Some(reader.value(event, line, 0)?);
+                reader.value(event, line, 0)?;
+                read = true;
             }
             _ => {}
         }
@@ -78,9 +86,13 @@ pub fn to_json(text: &str) -> Result<Value, YamlError> {
 
 struct Reader<I> {
     events: I,
-    anchors: HashMap<usize, (Value, usize)>,
+    /// What an anchor stands for, in one line, and how many values that is.
+    anchors: HashMap<usize, (String, usize)>,
     /// How many values may still come.
     left: usize,
+    json: String,
+    /// Where `json` ends.
+    line: usize,
 }
 
 impl<'a, I: Iterator<Item = Result<(Event<'a>, Span), ScanError>>> Reader<I> {
@@ -95,72 +107,103 @@ impl<'a, I: Iterator<Item = Result<(Event<'a>, Span), ScanError>>> Reader<I> {
         }
     }
 
+    /// Writes JSON that stands on a line of the document.
+    fn write(&mut self, line: usize, json: &str) {
+        while self.line < line {
+            self.json.push('\n');
+            self.line += 1;
+        }
+        self.json.push_str(json);
+    }
+
     /// Reads the value that begins with `event`.
-    fn value(&mut self, event: Event<'a>, line: usize, depth: usize) -> Result<Value, YamlError> {
+    fn value(&mut self, event: Event<'a>, line: usize, depth: usize) -> Result<(), YamlError> {
         let fail = |wrong| Err(YamlError { line, wrong });
         if depth > MAX_DEPTH {
             return fail(Wrong::TooDeep);
         }
-        let before = self.left;
+        let (left_before, json_before) = (self.left, self.json.len());
         self.left = match self.left.checked_sub(1) {
             Some(left) => left,
             None => return fail(Wrong::TooLarge),
         };
-        let (value, anchor) = match event {
+        let anchor = match event {
             Event::Scalar(text, style, anchor, tag) => {
                 let is_text = tag.is_some_and(|tag| tag.is_yaml_core_schema() && tag.suffix == "str");
                 let plain = style == ScalarStyle::Plain && !is_text;
-                (if plain { plain_word(&text) } else { Value::String(text.into_owned()) }, anchor)
+                let value = if plain { plain_word(&text) } else { Value::String(text.into_owned()) };
+                self.write(line, &value.to_string());
+                anchor
             }
             Event::SequenceStart(anchor, _) => {
-                let mut list = Vec::new();
+                self.write(line, "[");
+                let mut separator = "";
                 loop {
                     match self.next()? {
-                        (Event::SequenceEnd, _) => break (Value::Array(list), anchor),
-                        (event, line) => list.push(self.value(event, line, depth + 1)?),
+                        (Event::SequenceEnd, _) => break,
+                        (event, line) => {
+                            // Behind what it ends: who reads the JSON looks on to it before naming a line.
+                            self.json.push_str(std::mem::replace(&mut separator, ","));
+                            self.value(event, line, depth + 1)?;
+                        }
                     }
                 }
+                self.json.push(']');
+                anchor
             }
-            Event::MappingStart(anchor, _) => (Value::Object(self.mapping(depth)?), anchor),
-            Event::Alias(anchor) => match self.anchors.get(&anchor) {
-                None => return fail(Wrong::UnknownAnchor),
-                Some((_, size)) if *size > self.left => return fail(Wrong::TooLarge),
-                Some((value, size)) => {
-                    self.left -= size;
-                    (value.clone(), 0)
-                }
-            },
-            _ => (Value::Null, 0),
+            Event::MappingStart(anchor, _) => {
+                self.write(line, "{");
+                self.mapping(depth)?;
+                self.json.push('}');
+                anchor
+            }
+            Event::Alias(anchor) => {
+                let (json, size) = match self.anchors.get(&anchor) {
+                    None => return fail(Wrong::UnknownAnchor),
+                    Some((_, size)) if *size > self.left => return fail(Wrong::TooLarge),
+                    Some((json, size)) => (json.clone(), *size),
+                };
+                self.left -= size;
+                self.write(line, &json);
+                0
+            }
+            _ => {
+                self.write(line, "null");
+                0
+            }
         };
         if anchor > 0 {
             // Not more is kept than the document itself may hold.
-            let size = before - self.left;
+            let size = left_before - self.left;
             self.left = match self.left.checked_sub(size) {
                 Some(left) => left,
                 None => return fail(Wrong::TooLarge),
             };
-            self.anchors.insert(anchor, (value.clone(), size));
+            // A newline of the JSON separates, those of texts are written as escapes.
+            let json = self.json[json_before..].replace('\n', " ");
+            self.anchors.insert(anchor, (json, size));
         }
-        Ok(value)
+        Ok(())
     }
 
-    fn mapping(&mut self, depth: usize) -> Result<Map<String, Value>, YamlError> {
-        let mut mapping = Map::new();
+    fn mapping(&mut self, depth: usize) -> Result<(), YamlError> {
+        let mut keys: HashSet<String> = HashSet::new();
         loop {
             let (event, line) = self.next()?;
             if event == Event::MappingEnd {
-                return Ok(mapping);
+                return Ok(());
             }
             let key = match event {
                 Event::Scalar(text, ..) => text.into_owned(),
                 _ => return Err(YamlError { line, wrong: Wrong::Key }),
             };
-            let (event, value_line) = self.next()?;
-            let value = self.value(event, value_line, depth + 1)?;
-            if mapping.contains_key(&key) {
+            self.json.push_str(if keys.is_empty() { "" } else { "," });
+            self.write(line, &format!("{}:", Value::String(key.clone())));
+            if !keys.insert(key.clone()) {
                 return Err(YamlError { line, wrong: Wrong::SameKey(key) });
             }
-            mapping.insert(key, value);
+            let (event, line) = self.next()?;
+            self.value(event, line, depth + 1)?;
         }
     }
 }
@@ -301,6 +344,13 @@ mod tests {
         );
         check("", Value::Null);
         check("# nothing\n", Value::Null);
+    }
+
+    #[test]
+    fn every_value_stands_on_its_line() {
+        let text = "a: 1\n\n# a comment\nb:\n- x\n- {c: 2,\n   d: 3}\ne: |\n  one\n  two\nf: &y [1,\n  2]\ng: *y\n";
+        let expected = "{\"a\":1,\n\n\n\"b\":\n[\"x\",\n{\"c\":2,\n\"d\":3}],\n\"e\":\n\"one\\ntwo\\n\",\n\n\"f\":[1,\n2],\n\"g\":[1, 2]}";
+        assert_eq!(to_json_lines(text).expect("a document"), expected);
     }
 
     #[test]

@@ -215,6 +215,194 @@ fn explain_names_every_path_and_its_reason() {
     assert!(!page.contains("libz.so"), "{page}");
 }
 
+/// Writes descriptions into directories of their own and names these, in the order of `--cdi-dirs`.
+fn descriptions(scratch: &Scratch, files: &[(&str, &str)]) -> String {
+    let mut directories: Vec<String> = Vec::new();
+    for (name, text) in files {
+        let path = scratch.file(&format!("cdi/{name}"), text);
+        let directory = path.parent().expect("a directory").display().to_string();
+        if !directories.contains(&directory) {
+            directories.push(directory);
+        }
+    }
+    directories.join(",")
+}
+
+#[test]
+fn descriptions_of_every_version_are_followed() {
+    if lacks(START) {
+        return;
+    }
+    let scratch = Scratch::new();
+    let data = scratch.file("data", "data\n").display().to_string();
+    let image = busybox_image().display().to_string();
+    // What each version brought, in both languages; `DATA` is a file of the host's.
+    let node = "{\"path\": \"/dev/vendor/zero\", \"hostPath\": \"/dev/zero\", \"type\": \"c\", \"major\": 1, \"minor\": 5, \
+                \"permissions\": \"rw\", \"fileMode\": 438, \"uid\": 0, \"gid\": 0}";
+    let mount =
+        "{\"hostPath\": \"DATA\", \"containerPath\": \"/opt/data\", \"options\": [\"ro\", \"nosuid\", \"rbind\"]";
+    for (version, edits) in [
+        ("0.1.0", "\"env\": [\"A=b\"]".to_owned()),
+        ("0.2.0", "\"env\": [\"A=b\"], \"deviceNodes\": [{\"path\": \"/dev/zero\"}]".to_owned()),
+        ("0.3.0", format!("\"env\": [\"A=b\"], \"mounts\": [{mount}}}]")),
+        ("0.4.0", format!("\"env\": [\"A=b\"], \"mounts\": [{mount}, \"type\": \"bind\"}}]")),
+        ("0.5.0", format!("\"env\": [\"A=b\"], \"deviceNodes\": [{node}]")),
+        ("0.6.0", format!("\"env\": [\"A=b\"], \"deviceNodes\": [{node}]")),
+        ("0.7.0", "\"env\": [\"A=b\"], \"additionalGids\": [0], \"intelRdt\": {\"closID\": \"x\"}".to_owned()),
+        ("0.8.0", format!("\"env\": [\"A=b\"], \"mounts\": [{mount}, \"type\": \"none\"}}]")),
+        ("1.0.0", format!("\"env\": [\"A=b\"], \"deviceNodes\": [{node}], \"hooks\": null")),
+        (
+            "1.1.0",
+            "\"env\": [\"A=b\"], \"netDevices\": [{\"hostInterfaceName\": \"eth0\", \"name\": \"net\"}]".to_owned(),
+        ),
+    ] {
+        let edits = edits.replace("DATA", &data);
+        let (class, annotations) =
+            if version < "0.6.0" { ("gpu", "") } else { ("gpu.part", "\"annotations\": {\"a\": \"b\"},") };
+        let json = format!(
+            "{{\"cdiVersion\": \"{version}\", \"kind\": \"vendor.com/{class}\", {annotations}\n\"devices\": [{{\"name\": \
+             \"0\", \"containerEdits\": {{{edits}}}}}]}}"
+        );
+        let yaml = format!(
+            "cdiVersion: {version}\nkind: vendor.com/{class}\ndevices:\n- name: \"0\"\n  containerEdits: {{{edits}}}\n"
+        );
+        for (file, text) in [("a.json", json), ("a.yaml", yaml)] {
+            let scratch = Scratch::new();
+            let directory = descriptions(&scratch, &[(file, &text)]);
+            let device = format!("vendor.com/{class}=0");
+            let command = "echo $A; cat /opt/data 2>/dev/null; head -c 2 /dev/vendor/zero 2>/dev/null | wc -c";
+            let arguments =
+                ["exec", "--contain", "--cdi-dirs", &directory, "--device", &device, &image, "sh", "-c", command];
+            let page = sifu(&arguments).run().quiet_success().to_owned();
+            let mut expected = "b\n".to_owned();
+            expected.push_str(if text.contains("/opt/data") { "data\n" } else { "" });
+            expected.push_str(if text.contains("/dev/vendor/zero") { "2" } else { "0" });
+            assert_eq!(page, expected, "{version} {file}");
+        }
+    }
+}
+
+#[test]
+fn a_description_that_is_wrong_is_named_with_its_line() {
+    if lacks(START) {
+        return;
+    }
+    let image = busybox_image().display().to_string();
+    let good = "cdiVersion: 0.6.0\nkind: a.com/b\ndevices:\n- {name: x, containerEdits: {env: [A=b]}}\n";
+    for (name, text, expected) in [
+        ("bad.json", "{\n\"cdiVersion\": \"0.6.0\",\n\"kind\": }", "line 3: expected value"),
+        (
+            "bad.json",
+            "{\n\"cdiVersion\": \"0.6.0\",\n\"kind\": \"c.com/d\",\n\"device\": []}",
+            "line 4: unknown field `device`",
+        ),
+        (
+            "bad.yaml",
+            "cdiVersion: 0.6.0\nkind: c.com/d\ndevices:\n- name: x\n  containerEdits:\n    env: [A]\n",
+            "line 6: `A` is not NAME=VALUE",
+        ),
+        ("bad.yaml", "cdiVersion: 0.6.0\nkind: c.com/d\ndevices: [\n", "line "),
+        ("bad.yaml", "cdiVersion: 2.0.0\nkind: c.com/d\n", "line 1: version `2.0.0` of CDI is not known"),
+    ] {
+        let scratch = Scratch::new();
+        let directory = descriptions(&scratch, &[("good.yaml", good), (name, text)]);
+        let run = |device: &str| {
+            sifu(&["exec", "--cdi-dirs", &directory, "--device", device, &image, "sh", "-c", "echo $A"]).run()
+        };
+        // What is asked for is elsewhere.
+        let output = run("a.com/b=x");
+        assert_eq!(output.stdout, "b\n", "{output:?}");
+        let warning = format!("WARNING: {directory}/{name} describes no devices: {expected}");
+        assert!(output.stderr.starts_with(&warning), "{output:?}");
+        let output = run("c.com/d=x");
+        assert!(output.clean_failure().contains("no description on this host has the device `c.com/d=x`"));
+        assert!(output.stderr.starts_with(&warning), "{output:?}");
+    }
+}
+
+#[test]
+fn the_strongest_directory_counts_and_two_of_a_name_are_a_conflict() {
+    if lacks(START) {
+        return;
+    }
+    let text = |value: &str| {
+        format!("cdiVersion: 0.6.0\nkind: a.com/b\ndevices:\n- {{name: x, containerEdits: {{env: [A={value}]}}}}\n")
+    };
+    let (weak, strong) = (text("weak"), text("strong"));
+    let scratch = Scratch::new();
+    let directories = descriptions(&scratch, &[("one/a.yaml", &weak), ("two/a.yaml", &strong), ("two/notes.txt", "x")]);
+    let image = busybox_image().display().to_string();
+    let run =
+        |name: &str| sifu(&["exec", "--cdi-dirs", &directories, "--device", name, &image, "sh", "-c", "echo $A"]).run();
+    assert_eq!(run("a.com/b=x").quiet_success(), "strong");
+    assert_eq!(run("a.com/b=all").quiet_success(), "strong", "all of a kind that has no device of this name");
+    descriptions(&scratch, &[("two/b.yaml", &weak)]);
+    let output = run("a.com/b=x");
+    let message = output.clean_failure();
+    assert!(message.contains("the device `a.com/b=x` is in ") && message.contains("two/b.yaml"), "{message}");
+}
+
+#[test]
+fn hooks_are_done_or_said() {
+    if lacks(START) {
+        return;
+    }
+    let driver = Driver::new();
+    // An image of CUDA's with libraries of a newer driver.
+    let root = driver.path("cuda");
+    busybox_root(&root);
+    let compat = root.join("usr/local/cuda-13/compat");
+    fs::create_dir_all(&compat).expect("a directory");
+    symlink("cuda-13", root.join("usr/local/cuda")).expect("a link");
+    for (name, to) in [("libcuda.so", "libcuda.so.1"), ("libcuda.so.1", "libcuda.so.580.65.06")] {
+        symlink(to, compat.join(name)).expect("a link");
+    }
+    fs::write(compat.join("libcuda.so.580.65.06"), native().to_bytes()).expect("a library");
+    let image = root.display().to_string();
+    let lib = driver.path("lib").display().to_string();
+    let text = |version: &str| {
+        format!(
+            "cdiVersion: 0.6.0\nkind: nvidia.com/gpu\ndevices:\n- name: all\n  containerEdits:\n    deviceNodes:\n    - {{path: \
+             /dev/dri/renderD128, hostPath: /dev/zero}}\n    mounts:\n    - {{hostPath: {lib}/libcuda.so.570, containerPath: \
+             /usr/lib64/libcuda.so.570, options: [ro]}}\n    hooks:\n    - {{hookName: createContainer, path: \
+             /usr/bin/nvidia-cdi-hook, args: [nvidia-cdi-hook, enable-cuda-compat, '--host-driver-version={version}']}}\n    - \
+             {{hookName: createContainer, path: /usr/bin/nvidia-cdi-hook, args: [nvidia-cdi-hook, update-ldcache, --folder, \
+             /usr/lib64]}}\n    - {{hookName: createContainer, path: /usr/bin/nvidia-cdi-hook, args: [nvidia-cdi-hook, \
+             disable-device-node-modification]}}\n    - {{hookName: createContainer, path: /usr/bin/nvidia-cdi-hook, args: \
+             [nvidia-cdi-hook, chmod, --mode, '711', --path, /dev/dri]}}\n    - {{hookName: poststart, path: /opt/x/hook, args: \
+             [hook]}}\n"
+        )
+    };
+    for (version, expected) in [
+        ("570.1", "/usr/local/cuda/compat/libcuda.so.1"),
+        ("580.2", "/usr/lib64/libcuda.so.570"),
+        ("", "/usr/lib64/libcuda.so.570"),
+    ] {
+        let scratch = Scratch::new();
+        let directory = descriptions(&scratch, &[("nvidia.yaml", &text(version))]);
+        let command = "strings /etc/ld.so.cache | grep '^/'; stat -c %a /dev/dri";
+        let flags = ["exec", "--contain", "--cdi-dirs", &directory, "--device", "nvidia.com/gpu=all"];
+        let output = driver.run(&[&flags[..], &[&image, "sh", "-c", command]].concat());
+        assert_eq!(output.stdout, format!("{expected}\n711\n"), "{version}: {output:?}");
+        assert_eq!(output.stderr, "WARNING: the hook `/opt/x/hook` (poststart) of a device is not run\n");
+    }
+}
+
+#[test]
+fn a_device_under_another_name_makes_nothing_in_the_hosts_dev() {
+    if lacks(START) {
+        return;
+    }
+    let scratch = Scratch::new();
+    let text = "cdiVersion: 0.6.0\nkind: a.com/b\ndevices:\n- name: x\n  containerEdits:\n    deviceNodes:\n    - {path: \
+                /dev/sifu-test-node, hostPath: /dev/zero}\n";
+    let directory = descriptions(&scratch, &[("a.yaml", text)]);
+    let image = busybox_image().display().to_string();
+    let output = sifu(&["exec", "--cdi-dirs", &directory, "--device", "a.com/b=x", &image, "true"]).run();
+    assert!(output.clean_failure().contains("/dev/sifu-test-node"), "{output:?}");
+    assert!(!PathBuf::from("/dev/sifu-test-node").exists(), "root of the host runs tests as well");
+}
+
 // ---- hosts that are made up ----
 
 /// Lists the device nodes of accelerators that can be read, in the container's `/dev`.

@@ -167,13 +167,19 @@ fn decide_devices(request: &LaunchRequest, image: Option<&dyn Lookup>) -> Result
         Some((path, Object::parse(&file).ok()?))
     };
     let objects: BTreeMap<HostPath, Object> = edits.libraries().into_iter().filter_map(object).collect();
+    let names = match (image, edits.host_driver) {
+        (Some(root), Some(_)) => lookup::list(root, &ContainerPath::fixed(cdi::CUDA_COMPAT)).ok().flatten(),
+        _ => None,
+    };
+    let names: Vec<Vec<u8>> = names.unwrap_or_default().into_iter().map(|entry| entry.name).collect();
+    let compat = edits.host_driver.map(|host| cdi::newer_than_the_host(&names, host)).unwrap_or_default();
     let cache = match image {
-        Some(root) if !objects.is_empty() => {
+        Some(root) if !objects.is_empty() || !compat.is_empty() => {
             lookup::read(root, &ContainerPath::fixed("/etc/ld.so.cache"), MAX_CACHE_BYTES).ok().flatten()
         }
         _ => None,
     };
-    Ok(edits.finish(&objects, &cache.unwrap_or_default()))
+    Ok(edits.finish(&objects, &compat, &cache.unwrap_or_default()))
 }
 
 /// Reads every description. One that can't be used is worth a warning: the device may be in another one.
@@ -196,7 +202,8 @@ fn descriptions(request: &LaunchRequest) -> Result<Vec<Found>, Failure> {
         for path in paths {
             let name = path.file_name().unwrap_or_default();
             let Some(language) = spec::Language::of_file(name.as_bytes()) else { continue };
-            match read_description(&path).and_then(|text| spec::parse(&text, language).map_err(|why| why.to_string())) {
+            let read = read_description(&path);
+            match read.and_then(|text| spec::parse(&text, language).map_err(|why| why.to_string())) {
                 Ok(spec) => found.push(Found { path: HostPath::new(path), directory: number, spec }),
                 Err(why) => report::warning(format_args!("{} describes no devices: {why}", path.display())),
             }

@@ -14,9 +14,15 @@ use std::fmt;
 use starter::paths::{ContainerPath, HostPath};
 
 use super::{BindKind, GpuBind, GpuBinds, Notice};
-use crate::elf::{Object, ld_cache};
+use crate::elf::{NATIVE_MACHINE, Object, ld_cache};
 use crate::report::Hint;
 use spec::{ContainerEdits, Hook, Mount, Spec};
+
+/// Where an image of CUDA has libraries of a driver for hosts with an older one.
+pub const CUDA_COMPAT: &str = "/usr/local/cuda/compat";
+
+/// The name that stands for every device of a kind, unless a description has one of that name.
+const ALL: &str = "all";
 
 /// Where descriptions lie; a later directory is stronger.
 pub const DIRECTORIES: [&str; 2] = ["/etc/cdi", "/var/run/cdi"];
@@ -42,16 +48,7 @@ impl DeviceName {
     /// Reads `vendor.com/class=name`.
     pub fn parse(text: &[u8]) -> Option<Self> {
         let (kind, name) = std::str::from_utf8(text).ok()?.split_once('=')?;
-        let (vendor, class) = kind.split_once('/')?;
-        let good = |word: &str, first: fn(char) -> bool, more: &str| {
-            word.starts_with(first)
-                && word.ends_with(|c: char| c.is_ascii_alphanumeric())
-                && word.chars().all(|c| c.is_ascii_alphanumeric() || more.contains(c))
-        };
-        (good(vendor, |c| c.is_ascii_alphabetic(), "_-.")
-            && good(class, |c| c.is_ascii_alphabetic(), "_-.")
-            && good(name, |c| c.is_ascii_alphanumeric(), "_-.:"))
-        .then(|| Self { kind: kind.to_owned(), name: name.to_owned() })
+        (spec::is_kind(kind) && spec::is_name(name)).then(|| Self { kind: kind.to_owned(), name: name.to_owned() })
     }
 }
 
@@ -74,6 +71,8 @@ pub struct Edits {
     pub soname_folders: Vec<ContainerPath>,
     /// Modes of directories that are made for the devices.
     pub modes: Vec<(ContainerPath, u32)>,
+    /// The major version of the host's driver, where the image's own one counts if it is newer.
+    pub host_driver: Option<u32>,
     pub remarks: Vec<Remark>,
 }
 
@@ -114,42 +113,55 @@ pub fn edits(names: &[Vec<u8>], found: &[Found], groups: &[u32]) -> Result<Edits
     for text in names {
         let name =
             DeviceName::parse(text).ok_or_else(|| CdiError::BadName(String::from_utf8_lossy(text).into_owned()))?;
-        let (file, device) = find(&name, found)?;
-        let mut add = |part: &ContainerEdits| {
-            edits.add(part, groups, &name).map_err(|wrong| CdiError::Spec { path: file.path.clone(), wrong })
-        };
-        // What the whole kind needs comes once, before its first device.
-        if used.insert(&file.path) {
-            add(&file.spec.container_edits)?;
+        for (file, name, device) in find(&name, found)? {
+            // What the whole kind needs comes once, before its first device.
+            if used.insert(&file.path) {
+                edits.add(&file.spec.container_edits, groups, &name);
+            }
+            edits.add(device, groups, &name);
         }
-        add(device)?;
     }
     Ok(edits)
 }
 
-/// Finds a device in the strongest directory that has it; two files there that have it are a conflict.
-fn find<'a>(name: &DeviceName, found: &'a [Found]) -> Result<(&'a Found, &'a ContainerEdits), CdiError> {
+/// Finds a device, or all of a kind.
+fn find<'a>(
+    name: &DeviceName,
+    found: &'a [Found],
+) -> Result<Vec<(&'a Found, DeviceName, &'a ContainerEdits)>, CdiError> {
+    let of_the_kind = || found.iter().filter(|file| file.spec.kind.0 == name.kind);
+    let known = |name: &str| of_the_kind().any(|file| file.spec.devices.iter().any(|device| device.name.0 == name));
+    let names: BTreeSet<&str> = match name.name == ALL && !known(ALL) {
+        true => of_the_kind().flat_map(|file| &file.spec.devices).map(|device| device.name.0.as_str()).collect(),
+        false => [name.name.as_str()].into(),
+    };
+    if names.is_empty() || !names.iter().all(|name| known(name)) {
+        let all = found.iter().flat_map(|file| {
+            let kind = &file.spec.kind.0;
+            file.spec.devices.iter().map(move |device| format!("{kind}={}", device.name.0))
+        });
+        return Err(CdiError::NoSuchDevice { name: name.to_string(), known: all.take(20).collect() });
+    }
+    names.into_iter().map(|one| find_one(&name.kind, one, found)).collect()
+}
+
+/// Finds a device in the strongest directory that has it; two that have its name there are a conflict.
+fn find_one<'a>(
+    kind: &str,
+    name: &str,
+    found: &'a [Found],
+) -> Result<(&'a Found, DeviceName, &'a ContainerEdits), CdiError> {
     let mut candidates: Vec<(&Found, &ContainerEdits)> = Vec::new();
-    for file in found.iter().filter(|file| file.spec.kind == name.kind) {
-        candidates.extend(
-            file.spec
-                .devices
-                .iter()
-                .filter(|device| device.name == name.name)
-                .map(|device| (file, &device.container_edits)),
-        );
+    for file in found.iter().filter(|file| file.spec.kind.0 == kind) {
+        let devices = file.spec.devices.iter().filter(|device| device.name.0 == name);
+        candidates.extend(devices.map(|device| (file, &device.container_edits)));
     }
     let strongest = candidates.iter().map(|(file, _)| file.directory).max();
     candidates.retain(|(file, _)| Some(file.directory) == strongest);
+    let name = DeviceName { kind: kind.to_owned(), name: name.to_owned() };
     match candidates[..] {
-        [one] => Ok(one),
-        [] => {
-            let all = found.iter().flat_map(|file| {
-                let names = file.spec.devices.iter().map(|device| format!("{}={}", file.spec.kind, device.name));
-                names.collect::<Vec<_>>()
-            });
-            Err(CdiError::NoSuchDevice { name: name.to_string(), known: all.take(20).collect() })
-        }
+        [(file, device)] => Ok((file, name, device)),
+        [] => Err(CdiError::NoSuchDevice { name: name.to_string(), known: Vec::new() }),
         [(one, _), (other, _), ..] => {
             Err(CdiError::Conflict { name: name.to_string(), one: one.path.clone(), other: other.path.clone() })
         }
@@ -157,29 +169,21 @@ fn find<'a>(name: &DeviceName, found: &'a [Found]) -> Result<(&'a Found, &'a Con
 }
 
 impl Edits {
-    fn add(&mut self, part: &ContainerEdits, groups: &[u32], name: &DeviceName) -> Result<(), Wrong> {
-        for variable in &part.env {
-            let (key, value) = variable.split_once('=').ok_or_else(|| Wrong::Variable(variable.clone()))?;
-            if key.is_empty() || variable.contains('\0') {
-                return Err(Wrong::Variable(variable.clone()));
-            }
-            self.environment.push((key.into(), value.into()));
-        }
+    fn add(&mut self, part: &ContainerEdits, groups: &[u32], name: &DeviceName) {
+        let variables = part.env.iter().map(|spec::Variable((key, value))| (key.as_bytes(), value.as_bytes()));
+        self.environment.extend(variables.map(|(key, value)| (key.to_vec(), value.to_vec())));
         for node in &part.device_nodes {
-            let source = node.host_path.as_ref().unwrap_or(&node.path);
-            self.bind(host_path(source)?, container_path(&node.path)?, BindKind::Device, name);
+            let target = &node.path.0;
+            let as_in_the_container = || HostPath::from_bytes(target.as_bytes());
+            let source = node.host_path.as_ref().map_or_else(as_in_the_container, |path| path.0.clone());
+            self.bind(source, target.clone(), BindKind::Device, name);
         }
-        for mount in &part.mounts {
-            self.mount(mount, name)?;
-        }
-        for hook in &part.hooks {
-            self.hook(hook)?;
-        }
+        part.mounts.iter().for_each(|mount| self.mount(mount, name));
+        part.hooks.iter().for_each(|hook| self.hook(hook));
         let missing = part.additional_gids.iter().filter(|gid| **gid != 0 && !groups.contains(gid));
         self.remarks.extend(missing.map(|gid| Remark::Group(*gid)));
         self.remarks.extend(part.intel_rdt.is_some().then_some(Remark::Privileged("intelRdt")));
         self.remarks.extend((!part.net_devices.is_empty()).then_some(Remark::Privileged("netDevices")));
-        Ok(())
     }
 
     fn bind(&mut self, source: HostPath, target: ContainerPath, kind: BindKind, name: &DeviceName) {
@@ -190,56 +194,25 @@ impl Edits {
         }
     }
 
-    fn mount(&mut self, mount: &Mount, name: &DeviceName) -> Result<(), Wrong> {
-        let (source, target) = (host_path(&mount.host_path)?, container_path(&mount.container_path)?);
-        match mount.file_system.as_deref() {
-            None | Some("" | "none" | "bind" | "rbind") => {}
-            Some(other) => return Err(Wrong::MountType(other.to_owned())),
-        }
+    fn mount(&mut self, mount: &Mount, name: &DeviceName) {
         let read_only = mount.options.iter().any(|option| option == "ro");
         let kind = if read_only { BindKind::File } else { BindKind::WritableFile };
-        self.bind(source, target, kind, name);
-        Ok(())
+        self.bind(mount.host_path.0.clone(), mount.container_path.0.clone(), kind, name);
     }
 
     /// Does what a vendor's hook would do.
-    fn hook(&mut self, hook: &Hook) -> Result<(), Wrong> {
-        let program = hook.path.rsplit('/').next().unwrap_or_default();
-        let mut words = hook.args.iter().skip(1).map(String::as_str).peekable();
-        words.next_if_eq(&"hook");
-        let work = words.next().unwrap_or_default();
-        let options: Vec<&str> = words.collect();
-        let vendors_own = ["nvidia-ctk", "nvidia-cdi-hook"].contains(&program);
-        match work {
-            "create-symlinks" if vendors_own => {
-                for link in values(&options, "--link") {
-                    let (target, path) = link.split_once("::").ok_or_else(|| Wrong::HookOption(link.to_owned()))?;
-                    self.links.push((container_path(path)?, target.as_bytes().to_vec()));
-                }
+    fn hook(&mut self, hook: &Hook) {
+        match hook {
+            Hook::CreateSymlinks(links) => self.links.extend(links.iter().cloned()),
+            Hook::CreateSonameSymlinks(folders) => self.soname_folders.extend(folders.iter().cloned()),
+            Hook::UpdateLdcache(folders) => self.linker_folders.extend(folders.iter().cloned()),
+            Hook::Chmod { mode, paths } => self.modes.extend(paths.iter().map(|path| (path.clone(), *mode))),
+            Hook::EnableCudaCompat { host_driver } => self.host_driver = self.host_driver.max(*host_driver),
+            Hook::Needless { name } => self.remarks.push(Remark::NeedlessHook { name: name.clone() }),
+            Hook::Unknown { path, stage } => {
+                self.remarks.push(Remark::Hook { path: path.clone(), stage: stage.clone() });
             }
-            "update-ldcache" if vendors_own => {
-                for folder in values(&options, "--folder") {
-                    self.linker_folders.push(container_path(folder)?);
-                }
-            }
-            "create-soname-symlinks" if vendors_own => {
-                for folder in values(&options, "--folder") {
-                    self.soname_folders.push(container_path(folder)?);
-                }
-            }
-            "chmod" if vendors_own => {
-                let mode = values(&options, "--mode").next().unwrap_or_default();
-                let mode = u32::from_str_radix(mode, 8).map_err(|_| Wrong::HookOption(mode.to_owned()))?;
-                for path in values(&options, "--path") {
-                    self.modes.push((container_path(path)?, mode & 0o777));
-                }
-            }
-            "enable-cuda-compat" | "disable-device-node-modification" if vendors_own => {
-                self.remarks.push(Remark::NeedlessHook { name: work.to_owned() });
-            }
-            _ => self.remarks.push(Remark::Hook { path: hook.path.clone(), stage: hook.hook_name.clone() }),
         }
-        Ok(())
     }
 
     /// The files whose sonames [`Edits::finish`] has to know.
@@ -252,11 +225,15 @@ impl Edits {
 
     /// Returns what is to be done, with the linker's cache of the container written anew where folders ask for it.
     ///
-    /// `objects` holds what is known of [`Edits::libraries`], `image_cache` is the image's `/etc/ld.so.cache` or empty.
-    pub fn finish(mut self, objects: &BTreeMap<HostPath, Object>, image_cache: &[u8]) -> GpuBinds {
+    /// `objects` holds what is known of [`Edits::libraries`], `compat` are the names of libraries in [`CUDA_COMPAT`] that
+    /// count first, `image_cache` is the image's `/etc/ld.so.cache` or empty.
+    pub fn finish(mut self, objects: &BTreeMap<HostPath, Object>, compat: &[Vec<u8>], image_cache: &[u8]) -> GpuBinds {
         let soname = |bind: &GpuBind| objects.get(&bind.source).and_then(|object| object.soname.clone());
         // Where in the container a name of a library lies.
-        let mut entries: Vec<(Vec<u8>, ContainerPath, u16)> = Vec::new();
+        let compat = compat.iter().filter_map(|name| {
+            Some((name.clone(), ContainerPath::fixed(CUDA_COMPAT).join(name).ok()?, NATIVE_MACHINE))
+        });
+        let mut entries: Vec<(Vec<u8>, ContainerPath, u16)> = compat.collect();
         let mut soname_links = Vec::new();
         for bind in self.binds.iter().filter(|bind| is_library(bind)) {
             let folder = bind.target.parent();
@@ -299,25 +276,22 @@ fn is_library(bind: &GpuBind) -> bool {
         && bind.target.name().windows(3).any(|part| part == b".so")
 }
 
-/// The values of an option in `--name value` and `--name=value`, commas split.
-fn values<'a>(options: &'a [&'a str], name: &'a str) -> impl Iterator<Item = &'a str> {
-    let given = options.iter().enumerate().filter_map(move |(at, word)| match word.strip_prefix(name)? {
-        "" => options.get(at + 1).copied(),
-        rest => rest.strip_prefix('='),
-    });
-    given.flat_map(|value| value.split(','))
-}
-
-fn host_path(text: &str) -> Result<HostPath, Wrong> {
-    let absolute = text.starts_with('/') && !text.contains('\0');
-    if absolute { Ok(HostPath::new(text)) } else { Err(Wrong::Path(text.to_owned())) }
-}
-
-fn container_path(text: &str) -> Result<ContainerPath, Wrong> {
-    ContainerPath::parse(text.as_bytes())
-        .ok()
-        .filter(|path| !path.is_root())
-        .ok_or_else(|| Wrong::Path(text.to_owned()))
+/// Returns those libraries of an image that count before the host's: all of its [`CUDA_COMPAT`] (`names`), if the driver
+/// there is newer than the host's. Which of the names are links by sonames is seen by their one number.
+pub fn newer_than_the_host(names: &[Vec<u8>], host_driver: u32) -> Vec<Vec<u8>> {
+    let version = |name: &[u8]| {
+        let version = std::str::from_utf8(name.strip_prefix(b"libcuda.so.")?).ok()?;
+        version.split_once('.')?.0.parse::<u32>().ok()
+    };
+    if names.iter().filter_map(|name| version(name)).max() <= Some(host_driver) {
+        return Vec::new();
+    }
+    let by_soname = |name: &&Vec<u8>| {
+        let number = name.rsplit(|&byte| byte == b'.').next().unwrap_or_default();
+        let before = &name[..name.len() - number.len()];
+        before.ends_with(b".so.") && !number.is_empty() && number.iter().all(u8::is_ascii_digit)
+    };
+    names.iter().filter(by_soname).cloned().collect()
 }
 
 /// Why a device can't be had.
@@ -326,16 +300,6 @@ pub enum CdiError {
     BadName(String),
     NoSuchDevice { name: String, known: Vec<String> },
     Conflict { name: String, one: HostPath, other: HostPath },
-    Spec { path: HostPath, wrong: Wrong },
-}
-
-/// What a description says that makes no sense.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Wrong {
-    Path(String),
-    Variable(String),
-    MountType(String),
-    HookOption(String),
 }
 
 impl fmt::Display for CdiError {
@@ -343,19 +307,8 @@ impl fmt::Display for CdiError {
         match self {
             Self::BadName(text) => write!(f, "`{text}` is not the name of a device"),
             Self::NoSuchDevice { name, .. } => write!(f, "no description on this host has the device `{name}`"),
+            Self::Conflict { name, one, other } if one == other => write!(f, "the device `{name}` is twice in {one}"),
             Self::Conflict { name, one, other } => write!(f, "the device `{name}` is in {one} and in {other}"),
-            Self::Spec { path, wrong } => write!(f, "cannot use {path}: {wrong}"),
-        }
-    }
-}
-
-impl fmt::Display for Wrong {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Path(text) => write!(f, "`{text}` is not an absolute path without `..`"),
-            Self::Variable(text) => write!(f, "`{text}` is not NAME=VALUE"),
-            Self::MountType(name) => write!(f, "a mount has the type `{name}`, and only binds can be made"),
-            Self::HookOption(text) => write!(f, "a hook has the option `{text}`, which is not understood"),
         }
     }
 }
@@ -370,7 +323,7 @@ impl Hint for CdiError {
                 vec!["Descriptions are looked for in /etc/cdi and /var/run/cdi, or where --cdi-dirs says.".to_owned()]
             }
             Self::NoSuchDevice { known, .. } => vec![format!("There are: {}.", known.join(", "))],
-            Self::Conflict { .. } | Self::Spec { .. } => Vec::new(),
+            Self::Conflict { .. } => Vec::new(),
         }
     }
 }

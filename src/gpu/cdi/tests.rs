@@ -96,7 +96,6 @@ fn a_device_brings_its_own_and_what_its_kind_needs() {
     assert_eq!(
         said,
         [
-            "the hook `enable-cuda-compat` of a device is not needed",
             "the hook `/opt/vendor/clean-up` (poststop) of a device is not run",
             "a device asks for the group 100, which you are not in",
         ]
@@ -117,7 +116,7 @@ fn the_linker_of_the_container_knows_what_the_devices_bring() {
         hwcap: 0,
     };
     let image = ld_cache::write(&[entry("libc.so.6", "/lib/libc.so.6"), entry("libcuda.so.1", "/old/libcuda.so.1")]);
-    let done = edits.finish(&objects, &image);
+    let done = edits.finish(&objects, &[], &image);
     assert_eq!(
         done.links,
         [
@@ -168,26 +167,34 @@ fn what_is_no_device_here_is_refused() {
 }
 
 #[test]
-fn what_makes_no_sense_is_said_with_its_file() {
-    for (edits, expected) in [
-        ("env: [A]", "`A` is not NAME=VALUE"),
-        ("env: ['=x']", "`=x` is not NAME=VALUE"),
-        ("deviceNodes: [{path: dev/x}]", "`dev/x` is not an absolute path without `..`"),
-        ("deviceNodes: [{path: /dev/x, hostPath: x}]", "`x` is not an absolute path without `..`"),
-        ("mounts: [{hostPath: /a, containerPath: /../b}]", "`/../b` is not an absolute path without `..`"),
-        ("mounts: [{hostPath: /a, containerPath: /}]", "`/` is not an absolute path without `..`"),
-        ("mounts: [{hostPath: t, containerPath: /b, type: tmpfs}]", "`t` is not an absolute path without `..`"),
-        (
-            "mounts: [{hostPath: /a, containerPath: /b, type: proc}]",
-            "a mount has the type `proc`, and only binds can be made",
-        ),
-        (
-            "hooks: [{hookName: createContainer, path: /bin/nvidia-ctk, args: [x, hook, create-symlinks, --link, ab]}]",
-            "a hook has the option `ab`, which is not understood",
-        ),
-    ] {
-        let text = format!("cdiVersion: 1.1.0\nkind: a.com/b\ndevices: [{{name: x, containerEdits: {{{edits}}}}}]\n");
-        let error = edited(&["a.com/b=x"], &[found("/etc/cdi/a.yaml", 0, &text)]).unwrap_err();
-        assert_eq!(error.to_string(), format!("cannot use /etc/cdi/a.yaml: {expected}"));
-    }
+fn all_of_a_kind_are_those_of_every_file() {
+    let file = |path: &str, names: [&str; 2]| {
+        let device = |name| format!("- {{name: '{name}', containerEdits: {{deviceNodes: [{{path: /dev/{name}}}]}}}}\n");
+        let devices: String = names.map(device).concat();
+        found(path, 0, &format!("cdiVersion: 0.3.0\nkind: a.com/b\ndevices:\n{devices}"))
+    };
+    let files = [file("/etc/cdi/a.yaml", ["2", "10"]), file("/etc/cdi/b.yaml", ["x", "y"])];
+    let expected = ["device /dev/10 /dev/10", "device /dev/2 /dev/2", "device /dev/x /dev/x", "device /dev/y /dev/y"];
+    assert_eq!(binds(&edited(&["a.com/b=all"], &files).expect("edits")), expected);
+    // Who describes one of that name means it.
+    let files = [file("/etc/cdi/a.yaml", ["2", "all"])];
+    assert_eq!(binds(&edited(&["a.com/b=all"], &files).expect("edits")), ["device /dev/all /dev/all"]);
+    assert!(matches!(edited(&["c.com/b=all"], &files), Err(CdiError::NoSuchDevice { .. })));
+    let twice = [file("/etc/cdi/a.yaml", ["2", "2"])];
+    let error = edited(&["a.com/b=2"], &twice).unwrap_err();
+    assert_eq!(error.to_string(), "the device `a.com/b=2` is twice in /etc/cdi/a.yaml");
+}
+
+#[test]
+fn an_image_with_a_newer_driver_keeps_it() {
+    let names = ["libcuda.so", "libcuda.so.1", "libcuda.so.580.65", "libnvidia-nvvm.so.4", "libnvidia-nvvm.so.580.65"];
+    let names: Vec<Vec<u8>> = names.iter().map(|name| name.as_bytes().to_vec()).collect();
+    let expected = [b"libcuda.so.1".to_vec(), b"libnvidia-nvvm.so.4".to_vec()];
+    assert_eq!(newer_than_the_host(&names, 570), expected);
+    assert!(newer_than_the_host(&names, 580).is_empty() && newer_than_the_host(&[], 1).is_empty());
+    let edits = edited(&["nvidia.com/gpu=0"], &[nvidia()]).expect("edits");
+    assert_eq!(edits.host_driver, Some(570));
+    let done = edits.finish(&BTreeMap::new(), &expected, b"");
+    let entries = ld_cache::parse(&done.files[0].1).expect("a cache");
+    assert_eq!((entries[1].name, entries[1].path), (&b"libcuda.so.1"[..], &b"/usr/local/cuda/compat/libcuda.so.1"[..]));
 }
