@@ -136,13 +136,16 @@ impl Host {
         if file != name {
             symlink(file, self.path("lib").join(name)).expect("a link");
         }
-        self.cached(name)
+        self.cached(name, library.machine)
     }
 
     /// An entry of the linker's cache, whatever is there.
-    pub fn cached(&mut self, name: &str) -> &mut Self {
-        let flags = ld_cache::flags_of(NATIVE_MACHINE).expect("a machine that is known");
+    pub fn cached(&mut self, name: &str, machine: u16) -> &mut Self {
+        /// Of the C library of version 6, for no known machine.
+        const OTHER: u32 = 3;
+        let flags = ld_cache::flags_of(machine).unwrap_or(OTHER);
         let path = self.path("lib").join(name).display().to_string();
+        let name = name.rsplit('/').next().unwrap_or_default();
         self.cache.push((name.to_owned(), path, flags));
         self
     }

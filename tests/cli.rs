@@ -57,10 +57,10 @@ fn what_is_not_there_yet_says_so() {
     check("sifu", &["sign", "a.sif"], 255, "", "FATAL:   the command `sifu sign` is not there yet");
     check(
         "sifu",
-        &["exec", "--compat32", "a.sif", "true"],
+        &["exec", "--intel-hpu", "a.sif", "true"],
         255,
         "",
-        "FATAL:   the option `--compat32` of `sifu exec` is not there yet",
+        "FATAL:   the option `--intel-hpu` of `sifu exec` is not there yet",
     );
 }
 

@@ -680,6 +680,52 @@ fn an_image_can_not_turn_the_driver_against_the_host() {
 }
 
 #[test]
+fn programs_of_32_bits_get_libraries_where_they_are_asked_for() {
+    if lacks(START) {
+        return;
+    }
+    let Some(machine) = sifu::elf::compatible_machine(sifu::elf::NATIVE_MACHINE) else {
+        eprintln!("skipped: needs a machine that runs programs of 32 bits");
+        return;
+    };
+    let mut host = Host::nvidia();
+    fs::create_dir(host.path("lib/narrow")).expect("a directory");
+    for (name, glibc_needs) in [("libcuda.so.1", &["GLIBC_2.0"][..]), ("libnvidia-ml.so.1", &["GLIBC_9.99"])] {
+        let narrow = Library { class: Class::Bits32, machine, glibc_needs, ..Library::default() };
+        host.library(&format!("narrow/{name}"), &format!("narrow/{name}"), &narrow);
+    }
+    let root = host.path("multilib");
+    busybox_root(&root);
+    let definitions = &["libc.so.6", "GLIBC_2.0", "GLIBC_2.31"];
+    let libc = Library { class: Class::Bits32, machine, definitions, ..Library::default() };
+    fs::create_dir_all(root.join("usr/lib32")).expect("a directory");
+    fs::write(root.join("usr/lib32/libc.so.6"), libc.to_bytes()).expect("a C library");
+    let image = root.display().to_string();
+    let command =
+        "cd /.singularity.d; ls libs libs32; head -c 5 libs32/libcuda.so.1 | od -An -tu1; echo $LD_LIBRARY_PATH";
+    let output = host.run(&[
+        "exec",
+        "--nv",
+        "--compat32",
+        &image,
+        "/bin/busybox",
+        "sh",
+        "-c",
+        &command.replace("od", "busybox od"),
+    ]);
+    let class = " 127  69  76  70   1\n";
+    let expected =
+        format!("libs:\nlibcuda.so.1\n\nlibs32:\nlibcuda.so.1\n{class}/.singularity.d/libs:/.singularity.d/libs32\n");
+    assert_eq!(output.stdout, expected, "{output:?}");
+    assert!(output.stderr.contains("1 library of the host can't work in this image"), "{output:?}");
+    assert!(output.stderr.contains("libnvidia-ml.so.1 (needs glibc 9.99, the image has 2.31)"), "{output:?}");
+    let output = host.run(&["exec", "--nv", &image, "/bin/busybox", "ls", "/.singularity.d"]);
+    assert_eq!(output.stdout, "libs\n", "{output:?}");
+    let output = host.run(&["exec", "--compat32", &image, "/bin/busybox", "true"]);
+    assert_eq!(output.stderr, "WARNING: --compat32 brings nothing without --nv or --rocm\n");
+}
+
+#[test]
 fn a_sandbox_that_is_written_to_gets_the_libraries_and_one_line_about_the_rest() {
     if lacks(&[SIFU, USERNS, BUSYBOX]) {
         return;
@@ -707,7 +753,7 @@ fn explain_tells_the_whole_of_a_host() {
     let mut host = Host::nvidia();
     let (class, machine) = (Class::Bits32, 40);
     host.library("libnvidia-ml.so.1", "libnvidia-ml.so.1", &Library { class, machine, ..native() });
-    host.cached("libnvidia-cfg.so.1").socket("nvidia-persistenced/socket");
+    host.cached("libnvidia-cfg.so.1", sifu::elf::NATIVE_MACHINE).socket("nvidia-persistenced/socket");
     let page = host
         .run(&["gpu", "explain", "--gpus", "1:0"])
         .quiet_success()

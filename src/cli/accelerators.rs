@@ -10,13 +10,13 @@ use std::path::Path;
 use starter::paths::{ContainerPath, HostPath};
 
 use crate::conf::{self, SiteConfig};
-use crate::elf::Object;
+use crate::elf::{self, Object};
 use crate::env_names;
 use crate::gpu::cdi::{self, Found, spec};
 use crate::gpu::libraries::Verdict;
 use crate::gpu::list::{self, Wanted};
 use crate::gpu::selection::{Variables, Wish};
-use crate::gpu::{self, BindKind, GpuBinds, GpuRequest, Lists, Notice};
+use crate::gpu::{self, BindKind, GpuBinds, GpuRequest, ImageFacts, Lists, Notice};
 use crate::host::accelerators::{self as observed, AcceleratorQuery};
 use crate::host::facts::Vendor;
 use crate::image;
@@ -52,6 +52,9 @@ fn decide(request: &LaunchRequest, site: &SiteConfig, image: Option<&dyn Lookup>
     let amd = (request.rocm || site.always_use_rocm) && !request.no_rocm;
     if request.nvccli && nvidia {
         report::info("--nvccli is not needed: what it does --nv does without NVIDIA's program");
+    }
+    if request.compat32 && !nvidia && !amd {
+        report::warning("--compat32 brings nothing without --nv or --rocm");
     }
     let mut binds = GpuBinds::default();
     if nvidia || amd {
@@ -98,13 +101,15 @@ fn decide_gpus(
         lists.amd = read_list(request, "rocmliblist.conf", list::AMD)?;
     }
     let host = observed::observe(Path::new("/"), &query(&lists, nvidia, amd));
-    let image = match image {
+    let libraries = |machine| match image {
         // Without libraries of the host nothing depends on those of the image.
         Some(root) if !host.libraries.is_empty() => {
-            image::libraries::observe(root, host.machine).map_err(|error| Failure::new(error.to_string()))?
+            image::libraries::observe(root, machine).map_err(|error| Failure::new(error.to_string()))
         }
-        _ => ImageLibraries { c_library: CLibrary::Unknown, names: BTreeSet::new() },
+        _ => Ok(ImageLibraries { c_library: CLibrary::Unknown, names: BTreeSet::new() }),
     };
+    let narrow = elf::compatible_machine(host.machine).filter(|_| request.compat32).map(libraries).transpose()?;
+    let image = ImageFacts { libraries: libraries(host.machine)?, narrow };
     let request = GpuRequest { nvidia, amd, gpus, variables: variables() };
     gpu::plan(&request, &lists, &host, &image).map_err(|error| failure(&error))
 }

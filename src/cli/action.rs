@@ -20,6 +20,7 @@ use starter::supervise::end_alike;
 use super::{accelerators, mpi};
 use crate::conf::{self, SiteConfig};
 use crate::elf::Object;
+use crate::gpu::libraries::NARROW_DIRECTORY;
 use crate::gpu::{BindKind, GpuBinds};
 use crate::host::facts::{Attempt, FuseDevice, HostFacts};
 use crate::host::{self, What, switches};
@@ -254,6 +255,7 @@ fn prepare(request: &LaunchRequest, purpose: Purpose) -> Result<Prepared, Failur
             return Err(missing);
         }
     };
+    let narrow_libraries = starter::paths::ContainerPath::fixed(NARROW_DIRECTORY);
     let facts = EnvironmentFacts {
         host: host_variables(&accelerators),
         env_files: read_env_files(request)?,
@@ -266,6 +268,7 @@ fn prepare(request: &LaunchRequest, purpose: Purpose) -> Result<Prepared, Failur
         gid: who.gid,
         instance: None,
         has_host_commands: !host_commands.is_empty(),
+        narrow_libraries_bound: accelerators.binds.iter().any(|bind| bind.target.parent() == narrow_libraries),
         libraries_bound: accelerators.binds.iter().any(|bind| bind.kind == BindKind::Library),
         covered: laid_out.covered.clone(),
     };

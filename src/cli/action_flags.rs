@@ -373,7 +373,6 @@ pub const ACTION: &[Flag] = &[
     .hidden(),
     Flag::later("ignore-userns", None, "").keys(&["IGNORE_USERNS"]),
     // Accelerators.
-    Flag::later("compat32", None, GPU).keys(&["COMPAT32"]),
     Flag::later("intel-hpu", None, GPU).keys(&["INTEL_HPU"]),
     // Limits.
     Flag::later("apply-cgroups", Some("FILE"), LIMIT).keys(&["APPLY_CGROUPS"]),
@@ -410,6 +409,13 @@ pub const ACCELERATORS: &[Flag] = &[
     Flag::switch("no-rocm", |said, on| said.launch.no_rocm = on, "Leave AMD's driver out, whatever the site does")
         .keys(&["ROCM_OFF", "NO_ROCM"])
         .category(Category::Gpu),
+    Flag::switch(
+        "compat32",
+        |said, on| said.launch.compat32 = on,
+        "Bring in the driver's libraries for programs of 32 bits as well",
+    )
+    .keys(&["COMPAT32"])
+    .category(Category::Gpu),
     Flag::text(
         "gpus",
         "LIST",

@@ -42,22 +42,26 @@ pub struct Entry<'a> {
 }
 
 impl Entry<'_> {
-    /// Whether it is for programs whose `e_machine` is `machine` and that have 64-bit addresses.
+    /// Whether it is for programs whose `e_machine` is `machine`, with the addresses that these usually have.
     ///
     /// An ABI that is not known here is taken for the right one: who opens the file sees what it is.
-    pub fn serves_64_bits(&self, machine: u16) -> bool {
+    pub fn serves(&self, machine: u16) -> bool {
+        /// Without a statement about the floating point unit, in its registers, in the others.
+        const ARM: [u32; 3] = [0, 0x0900, 0x0b00];
         let abi = self.flags & ABI_MASK;
         match abi_of(machine) {
+            _ if machine == 40 => ARM.contains(&abi),
             Some(expected) => abi == expected,
             None => true,
         }
     }
 }
 
-/// Returns the ABI bits of 64-bit libraries for a machine (`e_machine`).
+/// Returns the ABI bits of libraries for a machine (`e_machine`).
 fn abi_of(machine: u16) -> Option<u32> {
     match machine {
         62 => Some(0x0300),
+        3 => Some(0),
         183 => Some(0x0a00),
         21 => Some(0x0500),
         22 => Some(0x0400),
@@ -313,10 +317,12 @@ mod tests {
     #[test]
     fn an_entry_is_for_one_machine() {
         let other = Entry { flags: 3, ..entry("libx.so.1", "/lib32/libx.so.1") };
-        assert!(entry("libx.so.1", "/x").serves_64_bits(62));
-        assert!(!entry("libx.so.1", "/x").serves_64_bits(183));
-        assert!(!other.serves_64_bits(62));
-        assert!(other.serves_64_bits(243), "an ABI that is not known here");
+        assert!(entry("libx.so.1", "/x").serves(62));
+        assert!(!entry("libx.so.1", "/x").serves(183));
+        assert!(!other.serves(62));
+        assert!(other.serves(3) && !entry("libx.so.1", "/x").serves(3));
+        assert!(other.serves(40) && !entry("libx.so.1", "/x").serves(40));
+        assert!(other.serves(243), "an ABI that is not known here");
     }
 
     #[test]

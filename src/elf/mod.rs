@@ -17,6 +17,16 @@ pub const NATIVE_MACHINE: u16 = match () {
     () => goblin::elf::header::EM_NONE,
 };
 
+/// Returns the machine with 32-bit addresses whose programs a machine runs as well.
+pub fn compatible_machine(machine: u16) -> Option<u16> {
+    use goblin::elf::header::{EM_386, EM_AARCH64, EM_ARM, EM_X86_64};
+    match machine {
+        EM_X86_64 => Some(EM_386),
+        EM_AARCH64 => Some(EM_ARM),
+        _ => None,
+    }
+}
+
 /// Whether `found` is the library `name` (which ends in `.so`), in any version.
 pub fn is_version_of(found: &[u8], name: &[u8]) -> bool {
     found.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with(b"."))

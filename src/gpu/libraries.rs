@@ -9,12 +9,45 @@ use std::fmt;
 use starter::paths::{ContainerPath, HostPath};
 
 use super::list::Wanted;
-use crate::elf::{Class, GlibcVersion, is_version_of};
+use crate::elf::{self, Class, GlibcVersion, Object, is_version_of};
 use crate::host::facts::HostLibrary;
 use crate::image::facts::{CLibrary, ImageLibraries};
 
 /// Where the host's libraries are shown; the container's `LD_LIBRARY_PATH` ends with it.
 pub const DIRECTORY: &str = "/.singularity.d/libs";
+
+/// Where those for programs with 32-bit addresses are shown.
+pub const NARROW_DIRECTORY: &str = "/.singularity.d/libs32";
+
+/// What programs libraries are for, and where these are shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Target {
+    pub class: Class,
+    /// `e_machine`.
+    pub machine: u16,
+    pub directory: &'static str,
+}
+
+impl Target {
+    pub fn wide(machine: u16) -> Self {
+        Self { class: Class::Bits64, machine, directory: DIRECTORY }
+    }
+
+    /// The programs of 32 bits that `machine` runs as well, if it does.
+    pub fn narrow(machine: u16) -> Option<Self> {
+        let machine = elf::compatible_machine(machine)?;
+        Some(Self { class: Class::Bits32, machine, directory: NARROW_DIRECTORY })
+    }
+
+    fn fits(self, object: &Object) -> bool {
+        (object.class, object.machine) == (self.class, self.machine)
+    }
+
+    /// Whether it is for these programs, as far as the file tells.
+    pub fn may_fit(self, library: &HostLibrary) -> bool {
+        library.object.as_ref().is_ok_and(|object| self.fits(object))
+    }
+}
 
 /// What becomes of one library of the host.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,7 +107,7 @@ impl fmt::Display for Why {
 }
 
 /// Judges every library that the list asks for, in the list's order.
-pub fn judge(list: &[Wanted], host: &[HostLibrary], machine: u16, image: &ImageLibraries) -> Vec<Judged> {
+pub fn judge(list: &[Wanted], host: &[&HostLibrary], target: Target, image: &ImageLibraries) -> Vec<Judged> {
     let mut judged: Vec<Judged> = Vec::new();
     let mut taken: BTreeSet<ContainerPath> = BTreeSet::new();
     for wanted in list {
@@ -83,7 +116,7 @@ pub fn judge(list: &[Wanted], host: &[HostLibrary], machine: u16, image: &ImageL
             let verdict = if *if_missing && image.names.iter().any(|own| is_version_of(own, name)) {
                 Verdict::LeftOut(Why::ImageHasOne)
             } else {
-                verdict(library, machine, image)
+                verdict(library, target, image)
             };
             let verdict = match verdict {
                 // The linker takes the first of a name as well.
@@ -105,12 +138,12 @@ pub fn judge(list: &[Wanted], host: &[HostLibrary], machine: u16, image: &ImageL
     judged
 }
 
-fn verdict(library: &HostLibrary, machine: u16, image: &ImageLibraries) -> Verdict {
+fn verdict(library: &HostLibrary, target: Target, image: &ImageLibraries) -> Verdict {
     let object = match &library.object {
         Ok(object) => object,
         Err(why) => return Verdict::LeftOut(Why::Unusable(why.clone())),
     };
-    if object.class != Class::Bits64 || object.machine != machine {
+    if !target.fits(object) {
         return Verdict::LeftOut(Why::OtherMachine);
     }
     match (object.glibc_need(), image.c_library) {
@@ -120,7 +153,7 @@ fn verdict(library: &HostLibrary, machine: u16, image: &ImageLibraries) -> Verdi
         (Some(_), CLibrary::Musl) => return Verdict::LeftOut(Why::NeedsGlibcOverMusl),
         _ => {}
     }
-    let directory = ContainerPath::fixed(DIRECTORY);
+    let directory = ContainerPath::fixed(target.directory);
     let mut places = Vec::new();
     for name in [Some(&library.name), object.soname.as_ref()].into_iter().flatten() {
         let Some(place) = directory.join(name).ok().filter(|place| place.parent() == directory) else {
@@ -134,7 +167,7 @@ fn verdict(library: &HostLibrary, machine: u16, image: &ImageLibraries) -> Verdi
 }
 
 /// Leaves out what needs something that was left out, and what needs that, until nothing changes.
-fn leave_out_dependents(judged: &mut [Judged], host: &[HostLibrary], image: &ImageLibraries) {
+fn leave_out_dependents(judged: &mut [Judged], host: &[&HostLibrary], image: &ImageLibraries) {
     loop {
         let shown: BTreeSet<&[u8]> = judged.iter().flat_map(places).map(ContainerPath::name).collect();
         let absent: BTreeSet<Vec<u8>> = judged
@@ -169,7 +202,6 @@ fn places(library: &Judged) -> &[ContainerPath] {
 mod tests {
     use super::super::list;
     use super::*;
-    use crate::elf::Object;
     use crate::elf::fabricate::Library;
 
     const X86_64: u16 = 62;
@@ -191,7 +223,8 @@ mod tests {
     #[track_caller]
     fn check(list: &str, host: &[HostLibrary], image: &ImageLibraries, expected: &[&str]) {
         let list = list::parse(list.as_bytes()).expect("a list");
-        let said: Vec<String> = judge(&list, host, X86_64, image)
+        let host: Vec<&HostLibrary> = host.iter().collect();
+        let said: Vec<String> = judge(&list, &host, Target::wide(X86_64), image)
             .iter()
             .map(|library| {
                 let name = String::from_utf8_lossy(&library.name).into_owned();
@@ -293,7 +326,8 @@ mod tests {
         first.path = HostPath::new("/arm/libx.so.1");
         let host = [first, library("libx.so.1", &Library::default()), second];
         let list = list::parse(b"libx.so").expect("a list");
-        let judged = judge(&list, &host, X86_64, &image(CLibrary::Unknown, &[]));
+        let host: Vec<&HostLibrary> = host.iter().collect();
+        let judged = judge(&list, &host, Target::wide(X86_64), &image(CLibrary::Unknown, &[]));
         let shown: Vec<&HostPath> =
             judged.iter().filter(|library| !places(library).is_empty()).map(|library| &library.path).collect();
         assert_eq!(shown, [&HostPath::new("/usr/lib/libx.so.1.570")]);

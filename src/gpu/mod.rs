@@ -19,10 +19,10 @@ use std::fmt;
 use starter::paths::{ContainerPath, HostPath};
 
 use crate::elf::is_version_of;
-use crate::host::facts::{Gpu, GpuHostFacts, Node, PathKind, Vendor};
+use crate::host::facts::{Gpu, GpuHostFacts, HostLibrary, Node, PathKind, Vendor};
 use crate::image::facts::{CLibrary, ImageLibraries};
 use crate::report::Hint;
-use libraries::{Judged, Verdict};
+use libraries::{Judged, Target, Verdict};
 use list::Wanted;
 use selection::{NoSuchGpu, Origin, Remark, Selection, Share, Variables, Wish};
 
@@ -212,12 +212,20 @@ impl Hint for GpuError {
     }
 }
 
+/// What of an image the libraries depend on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ImageFacts {
+    pub libraries: ImageLibraries,
+    /// Those for programs with 32-bit addresses, where `--compat32` asks for the host's.
+    pub narrow: Option<ImageLibraries>,
+}
+
 /// Decides what the container gets.
 pub fn plan(
     request: &GpuRequest,
     lists: &Lists,
     host: &GpuHostFacts,
-    image: &ImageLibraries,
+    image: &ImageFacts,
 ) -> Result<GpuBinds, GpuError> {
     let mut binds = GpuBinds::default();
     let asked = [(Vendor::Nvidia, request.nvidia, &lists.nvidia), (Vendor::Amd, request.amd, &lists.amd)];
@@ -258,8 +266,37 @@ fn has_driver(vendor: Vendor, list: &[Wanted], host: &GpuHostFacts) -> bool {
 }
 
 impl GpuBinds {
-    fn add_libraries(&mut self, list: &[Wanted], host: &GpuHostFacts, image: &ImageLibraries) {
-        let judged = libraries::judge(list, &host.libraries, host.machine, image);
+    fn add_libraries(&mut self, list: &[Wanted], host: &GpuHostFacts, image: &ImageFacts) {
+        let narrow = image.narrow.as_ref().and_then(|image| Some((Target::narrow(host.machine)?, image)));
+        let for_narrow = |library: &&HostLibrary| narrow.is_some_and(|(target, _)| target.may_fit(library));
+        let (others, wide): (Vec<&HostLibrary>, Vec<&HostLibrary>) = host.libraries.iter().partition(for_narrow);
+        let mut left_out = self.add_libraries_for(list, &wide, Target::wide(host.machine), &image.libraries);
+        if let Some((target, image)) = narrow {
+            left_out.extend(self.add_libraries_for(list, &others, target, image));
+        }
+        let mut matters: Vec<&Judged> = left_out
+            .iter()
+            .filter(|library| matches!(&library.verdict, Verdict::LeftOut(why) if why.matters()))
+            .collect();
+        // What an image can do without is worth a word only where nothing else is.
+        if matters.iter().any(|library| !library.if_missing) {
+            matters.retain(|library| !library.if_missing);
+        }
+        if let Some(&first) = matters.first() {
+            self.notices.push(Notice::LeftOut { count: matters.len(), first: Box::new(first.clone()) });
+        }
+        self.left_out.extend(left_out);
+    }
+
+    /// Adds the libraries that the programs of one machine can load; returns the others.
+    fn add_libraries_for(
+        &mut self,
+        list: &[Wanted],
+        host: &[&HostLibrary],
+        target: Target,
+        image: &ImageLibraries,
+    ) -> Vec<Judged> {
+        let judged = libraries::judge(list, host, target, image);
         let (left_out, shown): (Vec<Judged>, Vec<Judged>) =
             judged.into_iter().partition(|library| matches!(library.verdict, Verdict::LeftOut(_)));
         let reason = match image.c_library {
@@ -276,18 +313,7 @@ impl GpuBinds {
                 reason: reason.to_owned(),
             }));
         }
-        let mut matters: Vec<&Judged> = left_out
-            .iter()
-            .filter(|library| matches!(&library.verdict, Verdict::LeftOut(why) if why.matters()))
-            .collect();
-        // What an image can do without is worth a word only where nothing else is.
-        if matters.iter().any(|library| !library.if_missing) {
-            matters.retain(|library| !library.if_missing);
-        }
-        if let Some(&first) = matters.first() {
-            self.notices.push(Notice::LeftOut { count: matters.len(), first: Box::new(first.clone()) });
-        }
-        self.left_out.extend(left_out);
+        left_out
     }
 
     /// Adds the programs and paths of the list that the host has.

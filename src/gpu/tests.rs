@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::elf::fabricate::Library;
-use crate::elf::{GlibcVersion, Object};
+use crate::elf::{Class, GlibcVersion, Object};
 use crate::host::facts::{HostLibrary, MigInstance};
 use crate::image::facts::CLibrary;
 use std::collections::BTreeMap;
@@ -53,9 +53,9 @@ fn lists() -> Lists {
     Lists { nvidia: list(list::NVIDIA), amd: list(list::AMD) }
 }
 
-fn image() -> ImageLibraries {
+fn image() -> ImageFacts {
     let version = GlibcVersion::from_symbol_version(b"GLIBC_2.31").expect("a version");
-    ImageLibraries { c_library: CLibrary::Glibc(version), names: [].into() }
+    ImageFacts { libraries: ImageLibraries { c_library: CLibrary::Glibc(version), names: [].into() }, narrow: None }
 }
 
 fn nv() -> GpuRequest {
@@ -196,6 +196,30 @@ fn libraries_that_other_programs_use_too_come_with_the_driver_only() {
         "library /usr/lib/libEGL.so.1.570 /.singularity.d/libs/libEGL.so.1",
     ];
     check(&nv(), &host, &expected, &[]);
+}
+
+#[test]
+fn libraries_of_32_bits_are_judged_by_the_images_own_of_32_bits() {
+    let narrow = |name: &str, glibc_needs: &[&str]| {
+        library(name, &Library { class: Class::Bits32, machine: 3, glibc_needs, ..Library::default() })
+    };
+    let mut host = GpuHostFacts { machine: 62, ..GpuHostFacts::default() };
+    host.libraries = vec![
+        library("libcuda.so.1", &Library::default()),
+        narrow("libcuda.so.1", &["GLIBC_2.4"]),
+        narrow("libnvidia-ml.so.1", &["GLIBC_2.30"]),
+        narrow("libGL.so.1", &["GLIBC_2.4"]),
+    ];
+    let wide = "library /usr/lib/libcuda.so.1.570 /.singularity.d/libs/libcuda.so.1";
+    assert_eq!(check(&nv(), &host, &[wide], &[]).left_out.len(), 3);
+    let version = GlibcVersion::from_symbol_version(b"GLIBC_2.17").expect("a version");
+    let narrow = ImageLibraries { c_library: CLibrary::Glibc(version), names: [b"libGL.so.1".to_vec()].into() };
+    let image = ImageFacts { narrow: Some(narrow), ..image() };
+    let planned = plan(&nv(), &lists(), &host, &image).expect("a plan");
+    let said: Vec<String> = planned.binds.iter().map(|bind| bind.target.to_string()).collect();
+    assert_eq!(said, ["/.singularity.d/libs/libcuda.so.1", "/.singularity.d/libs32/libcuda.so.1"]);
+    let said: Vec<String> = planned.left_out.iter().map(|left| format!("{:?}", left.verdict)).collect();
+    assert!(said[0].contains("NeedsGlibc") && said[1].contains("ImageHasOne"), "{said:?}");
 }
 
 #[test]

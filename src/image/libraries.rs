@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use starter::paths::ContainerPath;
 
 use super::facts::{CLibrary, ImageLibraries};
-use crate::elf::{Object, ld_cache};
+use crate::elf::{self, Object, ld_cache};
 use crate::tree::lookup::{self, Lookup, LookupError};
 
 /// No linker cache is larger.
@@ -16,7 +16,19 @@ const MAX_C_LIBRARY_BYTES: u64 = 16 << 20;
 /// The libraries of an MPI have some forty megabytes at most.
 const MAX_LIBRARY_BYTES: u64 = 256 << 20;
 
-/// Where libraries lie that need no cache to be found, for machines of 64 bits.
+/// Where libraries lie that need no cache to be found, for machines of 32 bits.
+const NARROW_DIRECTORIES: [&str; 8] = [
+    "/lib",
+    "/usr/lib",
+    "/lib32",
+    "/usr/lib32",
+    "/lib/i386-linux-gnu",
+    "/usr/lib/i386-linux-gnu",
+    "/lib/arm-linux-gnueabihf",
+    "/usr/lib/arm-linux-gnueabihf",
+];
+
+/// As [`NARROW_DIRECTORIES`], for machines of 64 bits.
 const DIRECTORIES: [&str; 7] = [
     "/lib64",
     "/usr/lib64",
@@ -27,28 +39,30 @@ const DIRECTORIES: [&str; 7] = [
     "/usr/lib",
 ];
 
-/// Looks for libraries in the image's linker cache, or in the usual directories where it has none.
+/// Looks for libraries of a machine in the image's linker cache, or in the usual directories where it has none.
 ///
 /// A cache or a library that can't be read counts as absent; only a failing medium is an error.
 pub fn observe(root: &dyn Lookup, machine: u16) -> Result<ImageLibraries, LookupError> {
+    let wide = elf::compatible_machine(elf::NATIVE_MACHINE) != Some(machine);
+    let directories = if wide { &DIRECTORIES[..] } else { &NARROW_DIRECTORIES };
     let cache = read(root, "/etc/ld.so.cache", MAX_CACHE_BYTES)?.unwrap_or_default();
     let entries = ld_cache::parse(&cache).unwrap_or_default();
     let mut names: BTreeSet<Vec<u8>> = BTreeSet::new();
     let mut c_library_paths: Vec<Vec<u8>> = Vec::new();
-    for entry in entries.iter().filter(|entry| entry.serves_64_bits(machine)) {
+    for entry in entries.iter().filter(|entry| entry.serves(machine)) {
         names.insert(entry.name.to_vec());
         if entry.name == b"libc.so.6" {
             c_library_paths.push(entry.path.to_vec());
         }
     }
     if names.is_empty() {
-        for directory in DIRECTORIES {
+        for directory in directories {
             let entries = lookup::list(root, &ContainerPath::fixed(directory))?.unwrap_or_default();
             let libraries = entries.into_iter().map(|entry| entry.name).filter(|name| is_library(name));
             names.extend(libraries);
         }
     }
-    c_library_paths.extend(DIRECTORIES.iter().map(|directory| format!("{directory}/libc.so.6").into_bytes()));
+    c_library_paths.extend(directories.iter().map(|directory| format!("{directory}/libc.so.6").into_bytes()));
     Ok(ImageLibraries { c_library: c_library(root, machine, &c_library_paths)?, names })
 }
 
@@ -57,7 +71,7 @@ pub fn places(root: &dyn Lookup, machine: u16) -> Result<BTreeMap<Vec<u8>, Conta
     let cache = read(root, "/etc/ld.so.cache", MAX_CACHE_BYTES)?.unwrap_or_default();
     let entries = ld_cache::parse(&cache).unwrap_or_default();
     let mut places = BTreeMap::new();
-    for entry in entries.iter().filter(|entry| entry.hwcap == 0 && entry.serves_64_bits(machine)) {
+    for entry in entries.iter().filter(|entry| entry.hwcap == 0 && entry.serves(machine)) {
         if let Ok(path) = ContainerPath::parse(entry.path) {
             places.entry(entry.name.to_vec()).or_insert(path);
         }
@@ -183,6 +197,21 @@ mod tests {
         check(&files, glibc("GLIBC_2.17"), &["libc.so.6", "libz.so.1.2"]);
         let broken = [("/etc/ld.so.cache", b"no cache".to_vec()), ("/lib64/libc.so.6", libc("GLIBC_2.17"))];
         check(&broken, glibc("GLIBC_2.17"), &["libc.so.6"]);
+    }
+
+    #[test]
+    fn libraries_of_32_bits_are_another_set() {
+        const I386: u16 = 3;
+        let definitions = &["GLIBC_2.0", "GLIBC_2.31"];
+        let narrow = Library { class: Class::Bits32, machine: I386, definitions, ..Library::default() };
+        let files = [
+            ("/lib64/libc.so.6", libc("GLIBC_2.40")),
+            ("/usr/lib32/libc.so.6", narrow.to_bytes()),
+            ("/usr/lib/i386-linux-gnu/libGL.so.1", Vec::new()),
+        ];
+        let observed = observe(&tree(&files), I386).expect("an image that can be read");
+        assert_eq!(observed.c_library, glibc("GLIBC_2.31"));
+        assert_eq!(observed.names, [b"libGL.so.1".to_vec(), b"libc.so.6".to_vec()].into());
     }
 
     #[test]

@@ -32,6 +32,7 @@ pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bi
 const USER_PATH_TAIL: &str = "/bin:/usr/bin:/sbin:/usr/sbin:/usr/local/bin:/usr/local/sbin";
 /// Where host libraries are bound.
 const LIBRARIES: &str = "/.singularity.d/libs";
+const NARROW_LIBRARIES: &str = "/.singularity.d/libs32";
 const PROMPT: &str = "Apptainer> ";
 /// The script that a definition file's `%post` may append to.
 const CUSTOM_SCRIPT: &str = "/.singularity.d/env/91-environment.sh";
@@ -101,6 +102,8 @@ pub struct EnvironmentFacts {
     pub libraries_bound: bool,
     /// Commands of the host stand in [`host_command::DIRECTORY`].
     pub has_host_commands: bool,
+    /// And such of 32 bits at `/.singularity.d/libs32`.
+    pub narrow_libraries_bound: bool,
     /// Mount points: below them the image is not what will be seen.
     pub covered: Vec<ContainerPath>,
 }
@@ -704,6 +707,12 @@ impl Evaluation<'_> {
         Ok(())
     }
 
+    /// Where the linker has to look for libraries of the host.
+    fn library_directories(&self) -> impl Iterator<Item = &'static str> {
+        let wide = self.facts.libraries_bound.then_some(LIBRARIES);
+        wide.into_iter().chain(self.facts.narrow_libraries_bound.then_some(NARROW_LIBRARIES))
+    }
+
     /// Brings back what was set aside, and sets what always is.
     fn finish(&self, shell: &mut Shell<PureWorld<'_>>) {
         for (name, value) in &self.start.hidden {
@@ -722,11 +731,11 @@ impl Evaluation<'_> {
             None | Some(b"") => default.as_bytes().to_vec(),
             Some(value) => value.to_vec(),
         };
-        if self.facts.libraries_bound {
+        for directory in self.library_directories() {
             let path = value(shell, "LD_LIBRARY_PATH", "");
-            if !path.split(|&b| b == b':').any(|p| p == LIBRARIES.as_bytes()) {
+            if !path.split(|&b| b == b':').any(|p| p == directory.as_bytes()) {
                 let separator: &[u8] = if path.is_empty() { b"" } else { b":" };
-                shell.define(b"LD_LIBRARY_PATH", &[path.as_slice(), separator, LIBRARIES.as_bytes()].concat(), true);
+                shell.define(b"LD_LIBRARY_PATH", &[path.as_slice(), separator, directory.as_bytes()].concat(), true);
             }
         }
         if self.facts.has_host_commands {
@@ -848,11 +857,11 @@ impl Evaluation<'_> {
         for name in KEPT.iter().filter(|n| self.start.visible.contains_key(n.as_bytes())) {
             line(format!("export {name}=\"${{{ASIDE}{name}}}\"; unset {ASIDE}{name}").as_bytes());
         }
-        if self.facts.libraries_bound {
+        for directory in self.library_directories() {
             line(
                 format!(
-                    "case \":${{LD_LIBRARY_PATH:-}}:\" in *:{LIBRARIES}:*) ;; *) \
-                     export LD_LIBRARY_PATH=\"${{LD_LIBRARY_PATH:+$LD_LIBRARY_PATH:}}{LIBRARIES}\" ;; esac"
+                    "case \":${{LD_LIBRARY_PATH:-}}:\" in *:{directory}:*) ;; *) \
+                     export LD_LIBRARY_PATH=\"${{LD_LIBRARY_PATH:+$LD_LIBRARY_PATH:}}{directory}\" ;; esac"
                 )
                 .as_bytes(),
             );

@@ -832,12 +832,20 @@ impl Builder<'_> {
 
     /// A root that gets no mount points has an empty directory for the libraries, where a mount of its own has room.
     fn room_for_libraries(&mut self) -> Result<(), LayoutError> {
-        let directory = ContainerPath::fixed(libraries::DIRECTORY);
-        let wanted = self.facts.accelerators.binds.iter().any(|bind| bind.target.parent() == directory);
-        if !wanted || !matches!(self.facts.root, Root::Writable(_)) {
+        if !matches!(self.facts.root, Root::Writable(_)) {
             return Ok(());
         }
-        let Ok(resolved) = self.resolve(&directory)? else { return Ok(()) };
+        for directory in [libraries::DIRECTORY, libraries::NARROW_DIRECTORY].map(ContainerPath::fixed) {
+            if self.facts.accelerators.binds.iter().any(|bind| bind.target.parent() == directory) {
+                self.memory_over(&directory)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Plans a file system in memory over an empty directory, if there is one.
+    fn memory_over(&mut self, directory: &ContainerPath) -> Result<(), LayoutError> {
+        let Ok(resolved) = self.resolve(directory)? else { return Ok(()) };
         let entries = self.facts.tree.read_dir(&resolved.path).map_err(LayoutError::Lookup)?;
         let empty = entries.is_some_and(|entries| entries.is_empty());
         if empty && !self.below_a_mount(&resolved.path) {

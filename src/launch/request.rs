@@ -130,6 +130,8 @@ pub struct LaunchRequest {
     pub no_rocm: bool,
     /// `--nvccli`: means what `--nv` means.
     pub nvccli: bool,
+    /// `--compat32`: libraries for programs with 32-bit addresses as well.
+    pub compat32: bool,
     /// `--gpus`: which accelerators, unparsed.
     pub gpus: Option<Vec<u8>>,
     /// `--device`: names of CDI devices.

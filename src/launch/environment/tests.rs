@@ -472,6 +472,8 @@ fn images_without_scripts_get_the_defaults() {
     let mut case = with(&[]);
     case.facts.libraries_bound = true;
     check(&image, &case, &["LD_LIBRARY_PATH=/.singularity.d/libs"]);
+    case.facts.narrow_libraries_bound = true;
+    check(&image, &case, &["LD_LIBRARY_PATH=/.singularity.d/libs:/.singularity.d/libs32"]);
     let old = Image::default().file("/environment", "export PATH=/old\nexport AGE=old\n");
     check(&old, &with(&[]), &["AGE=old", "PATH=/old:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"]);
 }
