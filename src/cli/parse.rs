@@ -858,10 +858,10 @@ mod tests {
     #[test]
     fn flags_of_later_versions_fail_and_say_what_to_do() {
         check_error(
-            "exec --compat32 a.sif true",
+            "exec --intel-hpu a.sif true",
             &[],
             255,
-            "the option `--compat32` of `sifu exec` is not there yet in this version",
+            "the option `--intel-hpu` of `sifu exec` is not there yet in this version",
         );
         check_error(
             "exec -o d a.sif true",
@@ -869,16 +869,16 @@ mod tests {
             255,
             "the option `-o` of `sifu exec` is not there yet in this version",
         );
-        let failure = parsed("exec --compat32 a.sif true", &[]).order.unwrap_err().failure();
+        let failure = parsed("exec --intel-hpu a.sif true", &[]).order.unwrap_err().failure();
         assert_eq!(failure.hints, ["Bind the driver's libraries and devices with --bind."]);
     }
 
     #[test]
     fn variables_of_later_flags_warn_where_the_container_differs() {
         let notes = |name, value| parsed("exec a.sif true", &[(name, value)]).notes;
-        let warning = "the environment variable `APPTAINER_COMPAT32` has no effect: the option `--compat32` is not there yet in this version";
-        assert_eq!(notes("APPTAINER_COMPAT32", "1"), [Note::Warning(warning.into())]);
-        assert_eq!(notes("APPTAINER_COMPAT32", "0"), []);
+        let warning = "the environment variable `APPTAINER_INTEL_HPU` has no effect: the option `--intel-hpu` is not there yet in this version";
+        assert_eq!(notes("APPTAINER_INTEL_HPU", "1"), [Note::Warning(warning.into())]);
+        assert_eq!(notes("APPTAINER_INTEL_HPU", "0"), []);
         assert_eq!(notes("APPTAINER_DISABLE_CACHE", "1"), []);
     }
 
