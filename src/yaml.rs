@@ -1,14 +1,14 @@
 //! YAML as far as it says what JSON can say: a document becomes a JSON value, or JSON text whose values stand on the lines
 //! that they have in the document; and a JSON value becomes a document.
 //!
-//! So what reads the JSON names the document's own lines where something is wrong. Plain words are typed as YAML 1.2's core schema types them (`null`, `true`, `12`, `0x1f`, `1.5`), quoted ones are
+//! Plain words are typed as YAML 1.2's core schema types them (`null`, `true`, `12`, `0x1f`, `1.5`), quoted ones are
 //! text. Anchors are followed within a bound, so that a few lines can't become gigabytes.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 
 use saphyr_parser::{Event, Parser, ScalarStyle, ScanError, Span};
-use serde_json::{Number, Value};
+use serde_json::{Map, Number, Value};
 
 /// How deep a document may nest: a description of devices needs six.
 const MAX_DEPTH: usize = 64;
