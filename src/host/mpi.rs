@@ -127,7 +127,7 @@ fn libraries(host: &Host<'_>, query: &MpiQuery, launchers: &[HostLauncher]) -> V
     let cache = host.linker_cache();
     for entry in ld_cache::parse(&cache).unwrap_or_default() {
         let wanted = query.names.iter().any(|name| name.as_bytes() == entry.name);
-        if wanted && entry.hwcap == 0 && entry.serves_64_bits(NATIVE_MACHINE) {
+        if wanted && entry.hwcap == 0 && entry.serves(NATIVE_MACHINE) {
             let path = PathBuf::from(OsStr::from_bytes(entry.path));
             let directory = path.parent().unwrap_or(Path::new("/")).to_owned();
             add(entry.name, &directory, path, FoundBy::Cache);
@@ -238,7 +238,7 @@ impl Linker<'_> {
         };
         let in_cache = || {
             let fits = |entry: &&ld_cache::Entry<'_>| entry.name == name && entry.hwcap == 0;
-            let mut entries = self.cache.iter().filter(fits).filter(|entry| entry.serves_64_bits(NATIVE_MACHINE));
+            let mut entries = self.cache.iter().filter(fits).filter(|entry| entry.serves(NATIVE_MACHINE));
             entries.next().map(|entry| PathBuf::from(OsStr::from_bytes(entry.path)))
         };
         in_directories(&self.library_path)
