@@ -294,6 +294,7 @@ fn image_variables(image: &Image, user: &User, home: Option<&str>) -> Result<Vec
         gid: user.gid,
         instance: None,
         libraries_bound: false,
+        narrow_libraries_bound: false,
         has_host_commands: false,
         covered: Vec::new(),
     };
