@@ -290,6 +290,11 @@ pub fn busybox_image() -> &'static Path {
         let scratch = Scratch::new();
         let (root, image) = (scratch.path().join("root"), scratch.path().join("busybox.sif"));
         busybox_root(&root);
+        // Run as a program, it is a shell.
+        let own = root.join(".singularity.d");
+        std::fs::create_dir(&own).expect("a directory for the runscript");
+        std::fs::write(own.join("runscript"), "#!/bin/sh\nexec /bin/sh \"$@\"\n").expect("a runscript");
+        std::fs::set_permissions(own.join("runscript"), PermissionsExt::from_mode(0o755)).expect("mode");
         let output = sifu(&[OsStr::new("build"), image.as_os_str(), root.as_os_str()]).run();
         assert_eq!(output.code, Some(0), "sifu build makes the tests' image: {output:?}");
         let kept = PathBuf::from(format!("/var/tmp/sifu-test-image-{}.sif", nix::unistd::geteuid()));

@@ -261,16 +261,12 @@ fn open_on_the_web(http: &Http, address: &Address, offset_bytes: u64) -> Result<
         body: Body::Empty,
     };
     let response = http.send(&request)?;
-    let host = address.authority.clone();
     match response.status {
-        206 if offset_bytes > 0 => Ok(response.body),
-        200 => {
-            let mut body = response.body;
-            let skipped = std::io::copy(&mut (&mut body).take(offset_bytes), &mut std::io::sink());
-            skipped.map_err(|source| RemoteError::Read { host, source })?;
-            Ok(body)
+        200 | 206 => response.from_offset(offset_bytes),
+        status => {
+            let host = address.authority.clone();
+            Err(RemoteError::Status { host, what: "the image".to_owned(), status, message: String::new() })
         }
-        status => Err(RemoteError::Status { host, what: "the image".to_owned(), status, message: String::new() }),
     }
 }
 

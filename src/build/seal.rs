@@ -96,9 +96,11 @@ pub fn base(root: &dyn Lookup) -> Result<Vec<Edit>, LookupError> {
         let path = own(name);
         add(path.clone(), Edit::File { path, mode: 0o755, content: content.as_bytes().to_vec() })?;
     }
-    for name in ["runscript", "startscript"] {
+    // Whoever runs an image that does nothing is told why.
+    const NO_RUNSCRIPT: &[u8] = b"#!/bin/sh\necho \"This image has no runscript\"\n";
+    for (name, content) in [("runscript", NO_RUNSCRIPT), ("startscript", b"#!/bin/sh\n")] {
         let path = own(name);
-        add(path.clone(), Edit::File { path, mode: 0o755, content: b"#!/bin/sh\n".to_vec() })?;
+        add(path.clone(), Edit::File { path, mode: 0o755, content: content.to_vec() })?;
     }
     const LINKS: [(&str, &str); 6] = [
         ("/.exec", ".singularity.d/actions/exec"),

@@ -114,6 +114,30 @@ pub struct Response {
 }
 
 impl Response {
+    /// The body of a file that was asked for from `offset_bytes` on. A server that can't begin there begins at the start:
+    /// what it sends before is passed over.
+    pub fn from_offset(self, offset_bytes: u64) -> Result<Box<dyn Read + Send>, RemoteError> {
+        let begins = match self.status {
+            206 => self
+                .header("content-range")
+                .and_then(|range| range.strip_prefix("bytes ")?.split('-').next()?.parse::<u64>().ok()),
+            _ => Some(0),
+        };
+        let host = self.address.authority.clone();
+        let mut body = self.body;
+        match begins {
+            Some(at) if at <= offset_bytes => {
+                let skipped = io::copy(&mut (&mut body).take(offset_bytes - at), &mut io::sink());
+                skipped.map_err(|source| RemoteError::Read { host, source })?;
+                Ok(body)
+            }
+            _ => {
+                let why = "it begins in another place than was asked for";
+                Err(RemoteError::Read { host, source: io::Error::new(io::ErrorKind::InvalidData, why) })
+            }
+        }
+    }
+
     /// A header's value, if it is text.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name)?.to_str().ok()

@@ -20,7 +20,7 @@ use crate::oci::digest::Digest;
 use reference::{LibraryReference, digest_of_hash};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use std::io::{self, Read};
+use std::io::Read;
 
 /// Largest document that a library answers with.
 const MAX_DOCUMENT_BYTES: u64 = 4 << 20;
@@ -104,7 +104,7 @@ impl Library {
         let request = Request { headers: range.into_iter().collect(), ..self.request(Method::GET, &path, Body::Empty) };
         let response = self.http.send(&request)?;
         let response = self.expect(response, &[200, 206], || self.name(reference, architecture))?;
-        from_offset(response, offset_bytes)
+        response.from_offset(offset_bytes)
     }
 
     /// The images whose names hold `words`.
@@ -168,30 +168,6 @@ impl Library {
             401 | 403 => Err(RemoteError::Token { host, had_token: self.authorization.is_some() }),
             404 | 410 => Err(RemoteError::NotFound { what: what() }),
             status => Err(RemoteError::Status { host, what: what(), status, message: message(response) }),
-        }
-    }
-}
-
-/// What a server gives of a file, from an offset on: one that can't begin there begins at the start, and what it sends before
-/// is passed over.
-pub fn from_offset(response: Response, offset_bytes: u64) -> Result<Box<dyn Read + Send>, RemoteError> {
-    let begins = match response.status {
-        206 => response
-            .header("content-range")
-            .and_then(|range| range.strip_prefix("bytes ")?.split('-').next()?.parse().ok()),
-        _ => Some(0),
-    };
-    let host = response.address.authority.clone();
-    let mut body = response.body;
-    match begins {
-        Some(at) if at <= offset_bytes => {
-            let skipped = io::copy(&mut (&mut body).take(offset_bytes - at), &mut io::sink());
-            skipped.map_err(|source| RemoteError::Read { host, source })?;
-            Ok(body)
-        }
-        _ => {
-            let source = io::Error::new(io::ErrorKind::InvalidData, "it begins in another place than was asked for");
-            Err(RemoteError::Read { host, source })
         }
     }
 }

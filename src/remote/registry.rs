@@ -96,22 +96,7 @@ impl Registry {
         let range = (offset_bytes > 0).then(|| ("Range", format!("bytes={offset_bytes}-")));
         let response = self.ask(Method::GET, &address, range.as_slice(), Body::Empty)?;
         let response = self.expect(response, &[200, 206], || digest.to_string())?;
-        let begins = response.header("content-range").and_then(|range| range.strip_prefix("bytes ")?.split('-').next());
-        let begins = if response.status == 206 { begins.and_then(|at| at.parse::<u64>().ok()) } else { Some(0) };
-        let host = response.address.authority.clone();
-        let mut body = response.body;
-        match begins {
-            Some(at) if at <= offset_bytes => {
-                let skipped = io::copy(&mut (&mut body).take(offset_bytes - at), &mut io::sink());
-                skipped.map_err(|source| RemoteError::Read { host, source })?;
-                Ok(body)
-            }
-            _ => {
-                let source =
-                    io::Error::new(io::ErrorKind::InvalidData, "it begins in another place than was asked for");
-                Err(RemoteError::Read { host, source })
-            }
-        }
+        response.from_offset(offset_bytes)
     }
 
     /// Reads a small blob and checks it.
