@@ -1,7 +1,7 @@
 //! `sifu pull` from a real registry: the files are those that umoci unpacks, and who may come in comes in.
 
 use super::push::{check_equal, dump_of_directory, dump_of_image, without_own};
-use super::real::{Layout, NAME, PASSWORD, Registry, succeeds};
+use super::real::{Layout, NAME, PASSWORD, Registry, skopeo, succeeds};
 use crate::need::{BUSYBOX, DOCKER_REGISTRY, ROOT, SIFU, SKOPEO, UMOCI, lacks};
 use std::ffi::OsStr;
 use std::path::Path;
@@ -110,7 +110,7 @@ fn credentials_are_found_where_other_tools_keep_them() {
         registry.sifu(&[&["pull", "--force", "--disable-cache"], words, &["a.sif", uri.as_str()]].concat())
     };
     // As `docker login`, `podman login` and `skopeo login` write them.
-    let mut login = Command::new("skopeo");
+    let mut login = skopeo();
     login.args(["login", "--tls-verify=false", "--authfile"]).arg(registry.path("auth.json"));
     succeeds(login.args(["--username", NAME, "--password", PASSWORD, &registry.host]));
     let file = registry.path("auth.json");

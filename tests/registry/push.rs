@@ -1,6 +1,6 @@
 //! `sifu push docker://…`: what Docker, Podman and others run.
 
-use super::real::{Layout, Registry, podman, podman_run, succeeds};
+use super::real::{Layout, Registry, podman, podman_run, skopeo, succeeds};
 use crate::need::{BUSYBOX, DOCKER_REGISTRY, PODMAN, ROOT, SIFU, SKOPEO, UMOCI, lacks};
 use crate::support::{Scratch, busybox_root};
 use serde_json::Value;
@@ -34,7 +34,7 @@ pub fn without_own(dump: &str) -> String {
 }
 
 fn skopeo_inspect(registry: &Registry, name: &str) -> Value {
-    let mut inspect = Command::new("skopeo");
+    let mut inspect = skopeo();
     inspect.args(["--insecure-policy", "inspect", "--config", "--tls-verify=false"]);
     serde_json::from_str(&succeeds(inspect.arg(format!("docker://{}/{name}", registry.host)))).unwrap()
 }
@@ -83,7 +83,7 @@ fn the_layer_is_what_umoci_unpacks_to_the_same_files() {
     let to = format!("docker://{}/tree:1", registry.host);
     assert_eq!(registry.sifu(&["build", "--fix-perms", "tree.sif", "tree"]).run().code, Some(0));
     assert_eq!(registry.sifu(&["push", "--no-https", "tree.sif", &to]).run().code, Some(0));
-    let mut copy = Command::new("skopeo");
+    let mut copy = skopeo();
     copy.args(["--insecure-policy", "copy", "--quiet", "--src-tls-verify=false", &to]);
     succeeds(copy.arg(format!("oci:{}:tree", registry.path("copied").display())));
     let layout = Layout::at(registry.path("copied"));

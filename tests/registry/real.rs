@@ -93,7 +93,7 @@ impl Registry {
 
     /// Copies the image `name` of the layout to the registry, under the same name.
     pub fn fill(&self, layout: &Layout, name: &str) {
-        let mut copy = Command::new("skopeo");
+        let mut copy = skopeo();
         copy.args(["--insecure-policy", "copy", "--quiet", "--dest-tls-verify=false"]);
         if self.is_guarded {
             copy.arg(format!("--dest-creds={NAME}:{PASSWORD}"));
@@ -170,7 +170,7 @@ impl Layout {
 
     /// Copies an image to where skopeo knows to.
     pub fn copy(&self, name: &str, to: &str) {
-        let mut copy = Command::new("skopeo");
+        let mut copy = skopeo();
         copy.args(["--insecure-policy", "copy", "--quiet"]).arg(format!("oci:{}", self.reference(name))).arg(to);
         succeeds(&mut copy);
     }
@@ -201,6 +201,14 @@ impl Layout {
         );
         layout
     }
+}
+
+/// skopeo, which looks for credentials in the session's directory; without one it looks in a directory of root's, where another
+/// user's look is refused.
+pub fn skopeo() -> Command {
+    let mut skopeo = Command::new("skopeo");
+    skopeo.env("XDG_RUNTIME_DIR", "/nonexistent");
+    skopeo
 }
 
 /// Runs a program of the test's own.

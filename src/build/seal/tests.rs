@@ -81,7 +81,7 @@ fn an_image_of_nothing_has_what_a_container_needs() {
     );
     let tmp = tree.lstat(&ContainerPath::fixed("/var/tmp")).expect("a tree").expect("a directory");
     assert_eq!(tmp.mode, 0o1777);
-    assert_eq!(read(&tree, "/singularity"), "#!/bin/sh\n");
+    assert_eq!(read(&tree, "/singularity"), "#!/bin/sh\necho \"This image has no runscript\"\n");
 }
 
 #[test]
