@@ -13,8 +13,8 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::accelerator_host::fabricate::Library;
-use crate::need::{BUSYBOX, FUSE, MPI, Need, ORDINARY, SIFU, USERNS, lacks};
-use crate::support::{Output, Scratch, busybox_root, find_program, sifu, sifu_path, wait};
+use crate::need::{BUSYBOX, FUSE, MPI, Need, ORDINARY, SIFU, SLURM, USERNS, lacks};
+use crate::support::{Output, Scratch, busybox_root, find_program, sifu, sifu_path, slurm_configuration, wait};
 
 /// As an ordinary user: real root has no user namespace to share, and Open MPI warns of it.
 const START: &[Need] = &[SIFU, USERNS, FUSE, BUSYBOX, ORDINARY, MPI];
@@ -279,6 +279,22 @@ fn bind_keeps_the_launchers_variables_in_an_environment_that_is_clean() {
         check_one_job(&run(&under_mpirun(family, &["--mpi", "--cleanenv"], &made().plain, &family.program())));
         let output = run(&under_mpirun(family, &["--cleanenv"], made().with(family), &family.program()));
         check_singletons(&output, "--cleanenv keeps the variables of their launcher out");
+    }
+}
+
+#[test]
+fn contained_ranks_meet_through_slurm() {
+    if lacks(START) || lacks(&[ORDINARY, SLURM]) {
+        return;
+    }
+    let configuration = format!("SLURM_CONF={}", slurm_configuration().expect("the test asked for SLURM").display());
+    let ranks = RANKS.to_string();
+    for (family, interface) in [(Family::Mpich, "--mpi=pmi2"), (Family::OpenMpi, "--mpi=pmix")] {
+        let mut command = words(&[&["env", &configuration, "srun", "-n", &ranks, "-O", "-N1", interface]]);
+        // Nothing of the host is shown but what Slurm's own server for PMIx needs.
+        command.extend([sifu_path().into(), "exec".into(), "--contain".into(), made().with(family).into()]);
+        command.push(family.program().into());
+        check_one_job(&run(&command));
     }
 }
 
