@@ -9,12 +9,15 @@
 //! this process may use. Memory is measured with contents that are made up while they are packed, so that nothing but
 //! the packer is measured.
 
+mod measuring;
+
+use measuring::Nowhere;
 use sifu::build::processors;
 use sifu::squashfs::write::{BLOCK_BYTES, Compression, PackOptions, write};
 use sifu::tree::{Attributes, Body, Content, Source, Tree};
 use std::ffi::OsString;
 use std::fs;
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -316,33 +319,6 @@ impl Source for MadeUp {
 
     fn name(&self, key: u64) -> String {
         format!("file {key}")
-    }
-}
-
-/// Takes an image and keeps none of it.
-#[derive(Default)]
-struct Nowhere(u64);
-
-impl Write for Nowhere {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0 += bytes.len() as u64;
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl Seek for Nowhere {
-    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
-        self.0 = match to {
-            SeekFrom::Start(position) => Some(position),
-            SeekFrom::Current(distance) => self.0.checked_add_signed(distance),
-            SeekFrom::End(_) => None,
-        }
-        .ok_or(io::ErrorKind::InvalidInput)?;
-        Ok(self.0)
     }
 }
 

@@ -6,6 +6,9 @@
 //! turns and medians are compared; processor time stands beside wall time, since it tells more on a busy machine. The
 //! parts are the image's layers inflated by one thread, and its files packed by all, to nowhere.
 
+mod measuring;
+
+use measuring::Nowhere;
 use sifu::build::processors;
 use sifu::oci::inflate::inflate;
 use sifu::squashfs::write::{BLOCK_BYTES, Compression, PackOptions, write};
@@ -13,7 +16,7 @@ use sifu::tree::{Options, Owners, from_directory};
 use starter::paths::HostPath;
 use std::ffi::OsString;
 use std::fs::{self, File};
-use std::io::{self, BufReader, Seek, SeekFrom, Write};
+use std::io::{self, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -263,34 +266,8 @@ fn part(words: &[OsString]) -> io::Result<()> {
     let walked = from_directory(&HostPath::new(place), &options).map_err(io::Error::other)?;
     let threads = processors::usable(&processors::observe(), None);
     let options = PackOptions { compression: Compression::ZSTD, block_bytes: BLOCK_BYTES, threads, time: 0 };
-    write(&walked.tree, &options, &mut Nowhere(0)).map_err(io::Error::other)?;
+    write(&walked.tree, &options, &mut Nowhere::default()).map_err(io::Error::other)?;
     Ok(())
-}
-
-/// Takes an image and keeps none of it.
-struct Nowhere(u64);
-
-impl Write for Nowhere {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0 += bytes.len() as u64;
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl Seek for Nowhere {
-    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
-        self.0 = match to {
-            SeekFrom::Start(position) => Some(position),
-            SeekFrom::Current(distance) => self.0.checked_add_signed(distance),
-            SeekFrom::End(_) => None,
-        }
-        .ok_or(io::ErrorKind::InvalidInput)?;
-        Ok(self.0)
-    }
 }
 
 /// A new control group whose memory is limited, of either version.

@@ -29,6 +29,8 @@ const MEMORY_LIMIT_KIB: u64 = 256 << 10;
 struct Served {
     server: Pid,
     target: PathBuf,
+    /// What it has of the memory of this process, which other tests fill while it is forked.
+    inherited_kib: u64,
 }
 
 impl Served {
@@ -36,18 +38,18 @@ impl Served {
     fn start(image: &Path, target: &Path) -> Result<Self, SquashfsError> {
         fs::create_dir_all(target).expect("a mount point");
         let (launcher, server) = fork_server(open(image)?);
+        let inherited_kib = kib(server, "VmRSS:");
         let fuse = File::options().read(true).write(true).open("/dev/fuse").expect("/dev/fuse");
         let options = format!("fd={},rootmode=40000,user_id=0,group_id=0,default_permissions", fuse.as_raw_fd());
         let flags = MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
         mount(Some("sifu"), target, Some("fuse"), flags, Some(options.as_str())).expect("a mount");
         send_fuse(&launcher, 0, &fuse).expect("the descriptor is sent");
-        Ok(Self { server, target: target.to_owned() })
+        Ok(Self { server, target: target.to_owned(), inherited_kib })
     }
 
+    /// The most memory that it had of its own.
     fn memory_kib(&self) -> u64 {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.server)).expect("its status");
-        let line = status.lines().find(|line| line.starts_with("VmHWM:")).expect("its peak memory");
-        line.split_whitespace().nth(1).expect("a number").parse().expect("a number")
+        kib(self.server, "VmHWM:").saturating_sub(self.inherited_kib)
     }
 
     /// Unmounts it, and says how the server ended.
@@ -55,6 +57,13 @@ impl Served {
         umount2(&self.target, MntFlags::MNT_DETACH).expect("unmounted");
         end_of(self.server)
     }
+}
+
+/// A line of a process's status, in KiB.
+fn kib(process: Pid, name: &str) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{process}/status")).expect("its status");
+    let line = status.lines().find(|line| line.starts_with(name)).expect("a line about its memory");
+    line.split_whitespace().nth(1).expect("a number").parse().expect("a number")
 }
 
 impl Drop for Served {
