@@ -197,7 +197,9 @@ fn run_in(
     child.args(arguments(access, Who::this_process(), options));
     for (of_host, copy) in NETWORK_FILES {
         let copy = rootfs.join(&copy[1..]);
-        if section != "bootstrap" && access == Access::Writable && copy.exists() {
+        // Not a link that the image had under this name: it would be followed on the host.
+        let is_ours = copy.symlink_metadata().is_ok_and(|metadata| metadata.is_file());
+        if section != "bootstrap" && access == Access::Writable && is_ours {
             child.arg("--mount").arg(bind(&copy, of_host, ""));
         } else if Path::new(of_host).exists() {
             child.arg("--mount").arg(bind(Path::new(of_host), of_host, ",ro"));
