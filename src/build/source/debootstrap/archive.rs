@@ -169,29 +169,33 @@ pub(super) fn fetch_packages(
             let (next, stops) = (&next, &stops);
             scope.spawn(move || {
                 while !stops.load(Ordering::Relaxed) {
-                    let Some(package) = packages.get(next.fetch_add(1, Ordering::Relaxed)) else { return };
+                    let index = next.fetch_add(1, Ordering::Relaxed);
+                    let Some(package) = packages.get(index) else { return };
                     let Some(suite) = suites.get(package.repository) else { return };
                     if let Err(error) = fetch_package(http, package, &suite.repository, directory, &sender) {
                         stops.store(true, Ordering::Relaxed);
                         // Nobody listens once another one failed.
-                        let _ = sender.send(Err(error));
+                        let _ = sender.send(Err((index, error)));
                     }
                 }
             });
         }
         drop(sender);
         let mut done_bytes = 0_u64;
-        let mut failure = None;
+        // The first package of the list that fails, and not the first to say so: what was begun before it is awaited, so
+        // that the same archive always gives the same error.
+        let mut failure: Option<(usize, DebootstrapError)> = None;
         for message in receiver {
             match message {
                 Ok(count) => {
                     done_bytes = done_bytes.saturating_add(count).min(total_bytes);
                     say(Note::Progress(Progress { stage: Stage::Fetching, done_bytes, total_bytes }));
                 }
-                Err(error) => drop(failure.get_or_insert(error)),
+                Err(later) if failure.as_ref().is_some_and(|first| first.0 < later.0) => {}
+                Err(error) => failure = Some(error),
             }
         }
-        failure.map_or(Ok(()), |error| Err(error.into()))
+        failure.map_or(Ok(()), |(_, error)| Err(error.into()))
     })
 }
 
@@ -201,7 +205,7 @@ fn fetch_package(
     package: &Package,
     repository: &Repository,
     directory: &Path,
-    came: &Sender<Result<u64, DebootstrapError>>,
+    came: &Sender<Result<u64, (usize, DebootstrapError)>>,
 ) -> Result<(), DebootstrapError> {
     let address = format!("{}/{}", repository.uri, package.file_name);
     let listed = Listed { digest: package.digest.clone(), size_bytes: package.size_bytes };
