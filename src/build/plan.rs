@@ -102,10 +102,13 @@ pub struct StagePlan {
 impl StagePlan {
     /// Whether a script of the definition runs, here or in the container.
     pub fn runs_scripts(&self) -> bool {
-        let is_script = |action: &Action| {
-            matches!(action, Action::Setup(_) | Action::Post(_) | Action::InstallApp { .. } | Action::Test)
-        };
-        !self.pre.is_empty() || self.actions.iter().any(is_script)
+        let on_host = self.actions.iter().any(|action| matches!(action, Action::Setup(_)));
+        !self.pre.is_empty() || on_host || self.runs_in_container()
+    }
+
+    /// Whether a script runs in the container.
+    pub fn runs_in_container(&self) -> bool {
+        self.actions.iter().any(|a| matches!(a, Action::Post(_) | Action::InstallApp { .. } | Action::Test))
     }
 }
 

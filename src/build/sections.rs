@@ -74,8 +74,7 @@ impl Secret {
 /// The script of a section while it runs in the container.
 const SCRIPT: &str = "/.post.script";
 
-/// Files of this machine by which programs find others, and the names of their copies while a section runs. Scripts write
-/// to these files; what they write is neither for this machine nor for the image.
+/// Files of this machine by which programs find others, and the names of their copies while a section runs.
 const NETWORK_FILES: [(&str, &str); 2] = [("/etc/hosts", "/.post.hosts"), ("/etc/resolv.conf", "/.post.resolv.conf")];
 
 /// Runs `%pre` or `%setup` with `/bin/sh -ex` in the caller's directory and environment. `rootfs` is told by variables.
@@ -121,10 +120,13 @@ fn run_script(
         edits.push(Edit::File { path: secret.path(), mode: 0o600, content: Vec::new() });
         clean.push(Edit::Remove { path: secret.path() });
     }
+    // Scripts write to these files; what they write is neither for this machine nor for the image.
+    let mut network = Vec::new();
     for (of_host, copy) in NETWORK_FILES {
         // What this machine lacks, the container lacks.
         if let Ok(content) = std::fs::read(of_host) {
             let path = ContainerPath::fixed(copy);
+            network.push(bind(&rootfs.host_path(&path), of_host, ""));
             edits.push(Edit::File { path: path.clone(), mode: 0o644, content });
             clean.push(Edit::Remove { path });
         }
@@ -132,7 +134,7 @@ fn run_script(
     rootfs.apply(&edits)?;
     let mut command = interpreter(script);
     command.push(SCRIPT.into());
-    let status = run_in(section, rootfs.path(), Access::Writable, &command, options);
+    let status = run_in(section, rootfs.path(), Access::Writable, &network, &command, options);
     rootfs.apply(&clean)?;
     succeeded(section, script, status?, rootfs.path())
 }
@@ -141,14 +143,14 @@ fn run_script(
 pub fn run_test(script: &Script, rootfs: &Rootfs, options: &RunOptions) -> Result<(), BuildError> {
     let command = ["/.singularity.d/actions/test".into()];
     let access = if options.writable_tmpfs { Access::Discarded } else { Access::ReadOnly };
-    let status = run_in("test", rootfs.path(), access, &command, options)?;
+    let status = run_in("test", rootfs.path(), access, &network_of_host(), &command, options)?;
     succeeded("test", script, status, rootfs.path())
 }
 
 /// Runs a command of a bootstrap agent as root of `rootfs`, which is not sealed yet.
 pub fn run_install(command: &[OsString], rootfs: &Rootfs, root: RootOptions) -> Result<ExitStatus, BuildError> {
     let options = RunOptions { root, ..RunOptions::default() };
-    run_in("bootstrap", rootfs.path(), Access::Writable, command, &options)
+    run_in("bootstrap", rootfs.path(), Access::Writable, &network_of_host(), command, &options)
 }
 
 /// Runs a command as root of this machine's own files, which it sees as they are, and of those in `rootfs` and `work`,
@@ -161,11 +163,17 @@ pub fn run_beside(
 ) -> Result<ExitStatus, BuildError> {
     let mut options = RunOptions { root, records: Some(rootfs.path().to_owned()), ..RunOptions::default() };
     options.mounts = [work, rootfs.path()].map(bind_in_place).into();
-    run_in("bootstrap", Path::new("/"), Access::ReadOnly, command, &options)
+    run_in("bootstrap", Path::new("/"), Access::ReadOnly, &network_of_host(), command, &options)
 }
 
 fn bind_in_place(path: &Path) -> OsString {
     bind(path, path, "")
+}
+
+/// Mounts of this machine's own network files, which nobody may change by them.
+fn network_of_host() -> Vec<OsString> {
+    let files = NETWORK_FILES.into_iter().map(|(of_host, _)| of_host).filter(|of_host| Path::new(of_host).exists());
+    files.map(|of_host| bind(Path::new(of_host), of_host, ",ro")).collect()
 }
 
 /// A value of `--mount`.
@@ -183,27 +191,21 @@ enum Access {
     Discarded,
 }
 
-/// Runs a command as root of `rootfs`, and waits for it. It reads nothing: whoever starts builds in a loop over a list
-/// means to read the list himself.
+/// Runs a command as root of `rootfs`, and waits for it. `network` are the mounts of [`NETWORK_FILES`]. The command reads
+/// nothing: whoever starts builds in a loop over a list means to read the list himself.
 fn run_in(
     section: &'static str,
     rootfs: &Path,
     access: Access,
+    network: &[OsString],
     command: &[OsString],
     options: &RunOptions,
 ) -> Result<ExitStatus, BuildError> {
     let failed = |source| BuildError::Start { section, source };
     let mut child = Command::new(std::env::current_exe().map_err(failed)?);
     child.args(arguments(access, Who::this_process(), options));
-    for (of_host, copy) in NETWORK_FILES {
-        let copy = rootfs.join(&copy[1..]);
-        // Not a link that the image had under this name: it would be followed on the host.
-        let is_ours = copy.symlink_metadata().is_ok_and(|metadata| metadata.is_file());
-        if section != "bootstrap" && access == Access::Writable && is_ours {
-            child.arg("--mount").arg(bind(&copy, of_host, ""));
-        } else if Path::new(of_host).exists() {
-            child.arg("--mount").arg(bind(Path::new(of_host), of_host, ",ro"));
-        }
+    for mount in network {
+        child.arg("--mount").arg(mount);
     }
     child.arg(rootfs).args(command).stdin(Stdio::null());
     // What the caller's variables ask of a container is not meant for those of a build.

@@ -220,8 +220,7 @@ impl Stages<'_> {
         rootfs: &Rootfs,
         labels: &BTreeMap<String, String>,
     ) -> Result<(), BuildError> {
-        let starts = |action: &Action| matches!(action, Action::Post(_) | Action::InstallApp { .. } | Action::Test);
-        if plan.actions.iter().any(starts) {
+        if plan.runs_in_container() {
             may_execute(rootfs.path())?;
         }
         let top = ContainerPath::root();
