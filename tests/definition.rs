@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use sifu::def::{BuildArgs, parse};
 use sifu::image;
 
-use crate::need::{APPTAINER, BUSYBOX, FUSE, ORDINARY, SOURCES, USERNS, lacks};
+use crate::need::{APPTAINER, BUSYBOX, FUSE, ORDINARY, SOURCES, USERNS, XATTR_TOOLS, lacks};
 use crate::support::{Output, Scratch, busybox_image, checkout, find_program, sifu, static_busybox};
 
 /// What a build that runs sections needs.
@@ -270,6 +270,112 @@ fn a_link_in_the_image_leads_no_copy_out_of_it() {
     assert_eq!(names(&outside), [""; 0]);
     let inside = scratch.path().join("box").join(outside.strip_prefix("/").expect("absolute")).join("file");
     assert_eq!(read(&inside), "content");
+}
+
+/// A machine without `/etc/hosts`, in mount and user namespaces of its own: then no copy of it is made for the section.
+#[test]
+fn a_link_of_the_image_is_no_copy_of_a_file_that_this_machine_lacks() {
+    if cannot_build() {
+        return;
+    }
+    let scratch = Scratch::new();
+    let outside = scratch.file("outside", "as it was");
+    definition(&scratch, &format!("%setup\nln -s {} $APPTAINER_ROOTFS/.post.hosts\n", outside.display()));
+    builds(&scratch, &["base.sif", "image.def"]);
+    let section = "%post\nmkdir -p /etc\ncat /etc/hosts > /seen || :\necho changed > /etc/hosts || :\n";
+    scratch.file("next.def", &format!("Bootstrap: localimage\nFrom: base.sif\n{section}"));
+    for name in ["passwd", "group"] {
+        let of_host = Path::new("/etc").join(name);
+        scratch.file(&format!("etc/{name}"), &read(&of_host));
+    }
+    let script = "mount --bind etc /etc && exec \"$0\" build --sandbox box next.def";
+    let mut command = std::process::Command::new("unshare");
+    command.args(["--user", "--map-root-user", "--mount", "sh", "-c", script]).arg(crate::support::sifu_path());
+    let output = command.current_dir(scratch.path()).output().expect("unshare");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(read(&outside), "as it was");
+    assert_eq!(read(&scratch.path().join("box/seen")), "");
+    // Where there is one, the link makes way for the copy, which goes with the section.
+    builds(&scratch, &["--sandbox", "other", "next.def"]);
+    assert_eq!(read(&scratch.path().join("other/seen")), read(Path::new("/etc/hosts")));
+    assert_eq!(read(&outside), "as it was");
+    assert!(scratch.path().join("other/.post.hosts").symlink_metadata().is_err());
+}
+
+#[test]
+fn a_definition_in_json_makes_an_image_that_runs() {
+    if cannot_build() {
+        return;
+    }
+    let scratch = Scratch::new();
+    scratch.file("my file", "copied");
+    let json = format!(
+        r#"{{"header": {{"bootstrap": "localimage", "from": "{}"}},
+        "imageData": {{"metadata": null, "labels": {{"Version": "v1.0"}}, "imageScripts": {{
+            "help": {{"args": "", "script": "Ask nobody.\n"}},
+            "environment": {{"args": "", "script": "export GREETING=hello\n"}},
+            "runScript": {{"args": "", "script": "echo \"$GREETING $(cat /opt/name) $*\"\n"}},
+            "test": {{"args": "", "script": "test -e /opt/name\n"}}, "startScript": {{"args": "", "script": ""}}}}}},
+        "buildData": {{"files": [{{"args": "", "files": [{{"source": "my file", "destination": "/opt/"}}]}}],
+            "buildScripts": {{"pre": {{"args": "", "script": ""}}, "setup": {{"args": "", "script": ""}},
+            "post": {{"args": "", "script": "cat <<X > /opt/name\n%post\nX\n"}}, "test": {{"args": "", "script": ""}}}}}},
+        "customData": {{"apprun count": "echo $#\n"}}, "raw": null, "fullraw": null, "appOrder": ["count"]}}"#,
+        base()
+    );
+    scratch.file("image.json", &json);
+    builds(&scratch, &["--json", "image.sif", "image.json"]);
+    says(&scratch, &["run", "image.sif", "a", "b c"], "hello %post a b c\n");
+    says(&scratch, &["run", "--app", "count", "image.sif", "a", "b c"], "2\n");
+    says(&scratch, &["exec", "image.sif", "cat", "/opt/my file"], "copied");
+    says(&scratch, &["run-help", "image.sif"], "Ask nobody.\n");
+    let output = sifu(&["inspect", "image.sif"]).current_dir(scratch.path()).run();
+    assert!(output.stdout.contains("Version: v1.0"), "{output:?}");
+    scratch.file("image.json", &json.replace("test -e /opt/name", "test -e /nothing"));
+    let output = build(&scratch, &["--json", "failed.sif", "image.json"]);
+    assert!(output.clean_failure().contains("%test"), "{output:?}");
+}
+
+/// Whoever builds, and however root is made up.
+#[test]
+fn extended_attributes_that_post_sets_are_those_of_the_image() {
+    if cannot_build() || lacks(&[XATTR_TOOLS]) {
+        return;
+    }
+    let scratch = Scratch::new();
+    // The tools are those of this machine, with its libraries.
+    definition(
+        &scratch,
+        "%setup
+    mkdir $APPTAINER_ROOTFS/usr $APPTAINER_ROOTFS/lib64 $APPTAINER_ROOTFS/lib
+%post
+    touch /noted /capable
+    mkdir /folder
+    /usr/bin/setfattr -n user.note -v 'a b' /noted
+    /usr/bin/setfattr -n trusted.note -v yes /folder
+    /usr/sbin/setcap cap_net_bind_service+ep /capable
+    /usr/sbin/setcap -v cap_net_bind_service+ep /capable
+",
+    );
+    let mut ways = vec![vec![]];
+    if !crate::need::is_root() {
+        ways.push(vec!["--ignore-subuid"]);
+    }
+    let libraries = ["--bind", "/usr,/lib64,/lib"];
+    for way in ways {
+        builds(&scratch, &[&libraries[..], &way, &["--force", "image.sif", "image.def"]].concat());
+        let image = image::open(scratch.path().join("image.sif").as_os_str()).expect("an image");
+        let tree = image.partition().expect("a partition").clone().into_tree("image.sif").expect("a tree");
+        let dump = tree.dump().expect("contents");
+        for (name, expected) in [
+            ("/noted", " user.note=a\\x20b"),
+            ("/folder", " trusted.note=yes"),
+            // Revision 2, effective; permitted: 1 << 10. Nothing of the builder's namespace (revision 3) is in it.
+            ("/capable", " security.capability=\\x01\\x00\\x00\\x02\\x00\\x04\\x00\\x00"),
+        ] {
+            let line = dump.lines().find(|line| line.starts_with(&format!("{name} "))).unwrap_or_default();
+            assert!(line.contains(expected), "{way:?}: {line}, expected {expected}");
+        }
+    }
 }
 
 #[test]

@@ -22,6 +22,7 @@ mod gpu;
 mod host_command;
 mod image;
 mod inspect;
+mod killed;
 mod library;
 mod mpi;
 mod no_room;

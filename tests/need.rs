@@ -44,6 +44,11 @@ pub const UNSQUASHFS: Need = Need { name: "unsquashfs", ask: || has_program("uns
 pub const SQUASHFUSE: Need = Need { name: "squashfuse", ask: || has_program("squashfuse") };
 /// The packer of SquashFS itself.
 pub const MKSQUASHFS: Need = Need { name: "mksquashfs", ask: || has_program("mksquashfs") };
+/// The programs that set extended attributes and capabilities of files.
+pub const XATTR_TOOLS: Need =
+    Need { name: "xattr-tools", ask: || ["setfattr", "setcap"].into_iter().try_for_each(has_program) };
+/// The tools of a file system whose quotas need no more of the kernel than it.
+pub const BTRFS: Need = Need { name: "btrfs", ask: || has_program("mkfs.btrfs").and_then(|()| has_program("btrfs")) };
 /// An installed Apptainer, to run what sifu made.
 pub const APPTAINER: Need = Need { name: "apptainer", ask: || has_program("apptainer") };
 /// A C library that is not the host's, with its compiler.

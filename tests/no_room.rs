@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::need::{BUSYBOX, FUSE, ORDINARY, ROOT, USERNS, lacks};
+use crate::need::{BTRFS, BUSYBOX, FUSE, ORDINARY, ROOT, USERNS, lacks};
 use crate::support::{Output, Scratch, busybox_image, sifu, sifu_path};
 
 const MIB: usize = 1 << 20;
@@ -90,6 +90,51 @@ fn a_file_system_that_fills_is_one_clear_error() {
     let elsewhere = build(&scratch, &["--tmpdir", ".", "small/image.sif", "files.def"]);
     check(&elsewhere, &both, &["no room for small/image.sif", "hint: Free some space or quota"]);
     assert_eq!(fs::read_dir(&small.0).expect("a directory").count(), 0);
+}
+
+/// A file system with room and a quota of 4 MiB, of which the kernel tells nothing before it is used up. `None` where
+/// there can be none.
+fn with_quota(scratch: &Scratch) -> Option<Small> {
+    let image = scratch.path().join("btrfs.img");
+    fs::File::create(&image).and_then(|file| file.set_len(128 * MIB as u64)).expect("an image");
+    let succeeds = |command: &mut Command| command.output().is_ok_and(|output| output.status.success());
+    let path = scratch.path().join("limited");
+    fs::create_dir(&path).expect("a scratch directory");
+    if !succeeds(Command::new("mkfs.btrfs").args(["--quiet", "--mixed"]).arg(&image))
+        || !succeeds(Command::new("mount").args(["-o", "loop"]).args([&image, &path]))
+    {
+        println!("skipped: needs btrfs and loop devices");
+        return None;
+    }
+    let small = Small(path);
+    assert!(succeeds(Command::new("btrfs").args(["quota", "enable"]).arg(&small.0)), "quotas");
+    assert!(succeeds(Command::new("btrfs").args(["qgroup", "limit", "4M", "0/5"]).arg(&small.0)), "a limit");
+    Some(small)
+}
+
+#[test]
+fn a_quota_that_is_used_up_is_one_clear_error() {
+    if lacks(&[ROOT, BUSYBOX, BTRFS]) {
+        return;
+    }
+    let scratch = scratch();
+    let Some(limited) = with_quota(&scratch) else { return };
+    let both = [scratch.path(), &limited.0];
+    let expected = ["quota exceeded", "hint: "];
+    let fails = |arguments: &[&str], expected: &[&str]| {
+        check(&build(&scratch, arguments), &both, expected);
+        // What was removed counts until this.
+        let synced = Command::new("btrfs").args(["filesystem", "sync"]).arg(&limited.0).output();
+        assert!(synced.is_ok_and(|output| output.status.success()));
+    };
+    fails(&["limited/image.sif", "files.def"], &expected);
+    fails(&["--tmpdir", ".", "limited/image.sif", "files.def"], &expected);
+    fails(&["--sandbox", "limited/box", "files.def"], &expected);
+    fails(&["--tmpdir", "limited", "image.sif", "post.def"], &["%post (line 3) failed"]);
+    fs::create_dir(scratch.path().join("root")).expect("a directory");
+    fs::rename(scratch.path().join("noise"), scratch.path().join("root/noise")).expect("a move");
+    fails(&["limited/image.sif", "root"], &expected);
+    assert_eq!(fs::read_dir(&limited.0).expect("a directory").count(), 0);
 }
 
 #[test]

@@ -1,7 +1,7 @@
-//! `sifu shell` on a terminal: job control, Ctrl-C, Ctrl-Z, window size, hang-up.
+//! On a terminal: `sifu shell` with job control, Ctrl-C, Ctrl-Z, window size, hang-up; and how far `sifu build` is.
 
 use std::fs::{File, OpenOptions};
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -13,14 +13,16 @@ use std::time::{Duration, Instant};
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, poll};
 use nix::pty::{grantpt, posix_openpt, ptsname_r, unlockpt};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
-use crate::need::{BUSYBOX, FUSE, Need, SIFU, USERNS, lacks};
-use crate::support::{busybox_image, sifu, wait};
+use crate::need::{BUSYBOX, FUSE, Need, ROOT, SIFU, USERNS, lacks};
+use crate::support::{Scratch, Sifu, busybox_image, sifu, wait};
 
 const START: &[Need] = &[SIFU, USERNS, FUSE, BUSYBOX];
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// A pseudo-terminal with `sifu shell` on it, in a session of its own.
+/// A pseudo-terminal with a sifu on it, in a session of its own.
 struct Terminal {
     keyboard: File,
     line: PathBuf,
@@ -35,17 +37,26 @@ struct Terminal {
 
 impl Terminal {
     fn shell() -> Self {
+        let mut terminal = Self::of(&sifu(&["shell".as_ref(), busybox_image().as_os_str()]));
+        terminal.prove_the_prompt();
+        terminal
+    }
+
+    fn of(sifu: &Sifu) -> Self {
         let master = posix_openpt(OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC).expect("a pseudo-terminal");
         grantpt(&master).and_then(|()| unlockpt(&master)).expect("a pseudo-terminal that can be opened");
         let line = PathBuf::from(ptsname_r(&master).expect("the terminal's name"));
         let side = || OpenOptions::new().read(true).write(true).open(&line).expect("the terminal's line");
         resize(&line, 24, 80);
 
-        let inner = sifu(&["shell".as_ref(), busybox_image().as_os_str()]).command();
+        let inner = sifu.command();
         // `setsid` makes the terminal the controlling one of a new session, as a terminal emulator does.
         let mut command = Command::new("setsid");
         command.arg("--ctty").arg(inner.get_program()).args(inner.get_args()).env_clear();
         command.envs(inner.get_envs().filter_map(|(name, value)| value.map(|value| (name, value)))).env("TERM", "dumb");
+        if let Some(directory) = inner.get_current_dir() {
+            command.current_dir(directory);
+        }
         command.stdin(Stdio::from(side())).stdout(Stdio::from(side())).stderr(Stdio::from(side()));
         let child = command.spawn().expect("setsid can be started");
         drop(command);
@@ -68,9 +79,7 @@ impl Terminal {
                 }
             }
         });
-        let mut terminal = Self { keyboard, line, screen, reader: Some(reader), let_go, seen: 0, child };
-        terminal.prove_the_prompt();
-        terminal
+        Self { keyboard, line, screen, reader: Some(reader), let_go, seen: 0, child }
     }
 
     fn press(&mut self, keys: &str) {
@@ -207,4 +216,61 @@ fn a_terminal_that_goes_away_ends_the_shell() {
     // The last master closes: the kernel sends SIGHUP to the session.
     terminal.keyboard = File::open("/dev/null").expect("/dev/null");
     assert!(wait(&mut terminal.child, PATIENCE).is_some(), "the shell ends");
+}
+
+/// A directory that is slow to pack, and the call that packs it.
+fn slow_build() -> (Scratch, Sifu) {
+    let scratch = Scratch::new();
+    std::fs::create_dir(scratch.path().join("root")).expect("a scratch directory");
+    let noise: Vec<u8> = (0..24_u32 << 20).map(|n| (n.wrapping_mul(2_654_435_761) >> 11) as u8).collect();
+    std::fs::write(scratch.path().join("root/noise"), noise).expect("a file");
+    let words = ["build", "--jobs", "1", "--mksquashfs-args", "-comp xz", "image.sif", "root"];
+    let build = sifu(&words).current_dir(scratch.path());
+    (scratch, build)
+}
+
+/// Lets time pass for a build in which it does nothing.
+fn hold(build: &Child, time: Duration) {
+    let id = Pid::from_raw(build.id().cast_signed());
+    kill(id, Signal::SIGSTOP).expect("the build can be stopped");
+    std::thread::sleep(time);
+    kill(id, Signal::SIGCONT).expect("the build can go on");
+}
+
+#[test]
+fn a_build_shows_on_a_terminal_how_far_it_is_and_how_long_it_will_take() {
+    if lacks(&[SIFU]) {
+        return;
+    }
+    let (_scratch, build) = slow_build();
+    let mut terminal = Terminal::of(&build);
+    terminal.expect("\rpacking   [");
+    terminal.expect("]  ");
+    terminal.expect(" of 24 MiB");
+    // Nothing is said of the time before there is something to judge by.
+    hold(&terminal.child, Duration::from_secs(1));
+    terminal.expect(" MiB/s  ");
+    terminal.expect(" left");
+    // Each bar takes the place of the one before.
+    terminal.expect("\u{1b}[K\rpacking");
+}
+
+/// As root alone: it takes ten seconds.
+#[test]
+fn a_build_tells_a_log_every_ten_seconds_how_far_it_is() {
+    if lacks(&[SIFU, ROOT]) {
+        return;
+    }
+    let (_scratch, build) = slow_build();
+    let mut child = build.command().stdin(Stdio::null()).stderr(Stdio::piped()).spawn().expect("sifu starts");
+    let mut lines = BufReader::new(child.stderr.take().expect("its messages")).lines().map(|line| line.expect("text"));
+    let begun = lines.find(|line| line.contains("Creating SIF file"));
+    assert!(begun.is_some(), "it says that it packs");
+    hold(&child, Duration::from_secs(10));
+    let said = lines.next().expect("a line");
+    assert!(said.starts_with("INFO:    packing: ") && said.contains(" of 24 MiB"), "{said}");
+    std::thread::sleep(Duration::from_millis(300));
+    child.kill().expect("the build can be killed");
+    child.wait().expect("the build ends");
+    assert!(!lines.any(|line| line.contains("packing: ")), "one line in ten seconds");
 }
