@@ -24,6 +24,9 @@ pub const CACHE_CEILING: &str = "CACHE_MAX_MIB";
 /// Key: a cache of the site, from which images are taken and to which none are added.
 pub const SITE_CACHE: &str = "SITE_CACHEDIR";
 
+/// Key: how long nothing may come of a transfer, in seconds.
+pub const STALL_TIMEOUT: &str = "STALL_TIMEOUT";
+
 /// Key: the directory of what sifu keeps for a user, instead of `~/.apptainer`.
 pub const CONFIG_DIRECTORY: &str = "CONFIGDIR";
 

@@ -4,6 +4,7 @@ mod cache;
 mod daemon;
 mod faults;
 mod faulty;
+mod hostile;
 mod pull;
 mod push;
 mod real;

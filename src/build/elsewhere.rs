@@ -159,7 +159,7 @@ fn find(uri: &str, how: &Conversion) -> Result<Found, BuildError> {
             Ok(layered(layout.open(&wanted)?))
         }
         "docker-archive" => Ok(layered(DockerArchive { from: rest.to_owned() }.open(&wanted)?)),
-        "http" | "https" => on_the_web(uri),
+        "http" | "https" => on_the_web(uri, &how.access),
         "shub" => Err(elsewhere(HUB_IS_GONE)),
         "library" => {
             let architecture = how.architecture.unwrap_or_else(Arch::host);
@@ -175,7 +175,7 @@ fn find(uri: &str, how: &Conversion) -> Result<Found, BuildError> {
     }
 }
 
-fn on_the_web(uri: &str) -> Result<Found, BuildError> {
+fn on_the_web(uri: &str, access: &Access) -> Result<Found, BuildError> {
     let address = Address::parse(uri)?;
     let request = HttpRequest {
         method: Method::HEAD,
@@ -184,7 +184,7 @@ fn on_the_web(uri: &str) -> Result<Found, BuildError> {
         authorization: None,
         body: Body::Empty,
     };
-    let response = Http::to_any_host().send(&request)?;
+    let response = access.http(&address).send(&request)?;
     let host = address.authority.clone();
     match response.status {
         200 => {}
@@ -240,7 +240,7 @@ fn make(found: &Found, how: &Conversion, path: &Path, say: &mut dyn FnMut(Note))
         Found::Library(file) => file.fetch(path, say),
         Found::Web { address, size_bytes, .. } => {
             let file = docker::new_file(path)?;
-            let http = Http::to_any_host();
+            let http = how.access.http(address);
             let mut open = |offset_bytes: u64| open_on_the_web(&http, address, offset_bytes);
             let total_bytes = size_bytes.unwrap_or(0);
             download::to_file(&mut open, &file, *size_bytes, &mut |_, done_bytes| {

@@ -8,12 +8,13 @@ use crate::build::{Note, processors};
 use crate::cache::{Cache, DEFAULT_CEILING_BYTES};
 use crate::env_names::{
     CACHE_CEILING, CACHE_DIRECTORY, CONFIG_DIRECTORY, CONTAINER_HOST, DOCKER_CERT_PATH, DOCKER_CONFIG, DOCKER_HOST,
-    DOCKER_TLS_VERIFY, PREFIXES, REGISTRIES_CONF, REGISTRY_AUTH_FILE, SITE_CACHE, XDG_RUNTIME_DIR,
+    DOCKER_TLS_VERIFY, PREFIXES, REGISTRIES_CONF, REGISTRY_AUTH_FILE, SITE_CACHE, STALL_TIMEOUT, XDG_RUNTIME_DIR,
 };
 use crate::remote::access::{Access, Libraries};
 use crate::remote::credentials::{Login, Password, Places};
 use crate::remote::daemon::DaemonPlace;
 use crate::remote::endpoints::EndpointFiles;
+use crate::remote::http::Patience;
 use crate::remote::registries::RegistriesFiles;
 use crate::report::{self, Failure, failure};
 use crate::sif::Arch;
@@ -23,6 +24,7 @@ use std::fs::{self, File};
 use std::io::{BufRead, IsTerminal, Read, Write};
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Where systems keep what tools for containers share, the strongest first.
 const SYSTEM_CONTAINERS: [&str; 2] = ["/etc/containers", "/usr/share/containers"];
@@ -169,9 +171,18 @@ pub fn access(said: &ElsewhereOptions) -> Result<Access, Failure> {
         certificates: certificates.map(|directory| directory.join("certs.d")).collect(),
         registries,
         daemon: daemon(said, home.as_deref()),
+        patience: patience()?,
         libraries: Libraries { said: said.library.clone(), endpoints: endpoint_files() },
         ..Access::default()
     })
+}
+
+/// How long is waited for what is elsewhere.
+fn patience() -> Result<Patience, Failure> {
+    let Some(text) = variable(STALL_TIMEOUT) else { return Ok(Patience::default()) };
+    let seconds = text.to_str().and_then(|text| text.trim().parse::<u64>().ok()).filter(|&seconds| seconds > 0);
+    let wrong = || Failure::new(format!("{STALL_TIMEOUT} is `{}`, no number of seconds", text.to_string_lossy()));
+    Ok(Patience { stall: Duration::from_secs(seconds.ok_or_else(wrong)?), ..Patience::default() })
 }
 
 /// Where the daemon of Docker or Podman is.

@@ -29,6 +29,10 @@ pub const MAX_ENTRIES: usize = 5_000_000;
 pub const MAX_METADATA_BYTES: usize = 512 << 20;
 /// Longest target of a symbolic link; the kernel takes no longer one.
 const MAX_TARGET_BYTES: usize = 4095;
+/// Longest path from the root, without the slash before it; the kernel takes no longer one.
+const MAX_PATH_BYTES: usize = 4095;
+/// How much of a path is shown that is too long.
+const SHOWN_BYTES: usize = 100;
 /// Most components that are looked up to apply an image: links to long paths can make every entry cost thousands.
 const MAX_STEPS: u64 = 1 << 30;
 /// Most bytes that the holes of sparse files may claim in an image.
@@ -61,6 +65,10 @@ pub enum LayerError {
     TooMany {
         what: &'static str,
         limit: u64,
+    },
+    /// A path that nobody could ever name: its beginning.
+    PathTooLong {
+        beginning: Vec<u8>,
     },
 }
 
@@ -100,6 +108,10 @@ impl fmt::Display for LayerError {
                 write!(f, "cannot apply `{}` of layer {layer}: {why}", String::from_utf8_lossy(path))
             }
             Self::TooMany { what, limit } => write!(f, "the layers hold too many {what}: more than {limit}"),
+            Self::PathTooLong { beginning } => {
+                let beginning = String::from_utf8_lossy(beginning);
+                write!(f, "the layers hold a path of more than {MAX_PATH_BYTES} bytes, below `{beginning}`")
+            }
         }
     }
 }
@@ -396,6 +408,8 @@ impl Merge {
             EntryKind::Fifo => Make::Other(Body::Fifo),
         };
         let Entry { mode, uid, gid, mtime, xattrs, .. } = entry;
+        // Whatever is recorded: Linux gives symbolic links no others.
+        let mode = if matches!(make, Make::Other(Body::Symlink(_))) { 0o777 } else { mode };
         let xattrs = self.xattrs(xattrs);
         let attributes = Attributes { mode, uid, gid, mtime, xattrs };
         Ok(Some(Change { name, what: What::Make(Box::new(attributes), make) }))
@@ -458,6 +472,7 @@ impl Merge {
             applying.layer(layer, changes)?;
         }
         let Applying { tree, without, .. } = applying;
+        check_paths(&tree)?;
         let mut missing = Vec::new();
         if !without.is_empty() {
             let mut walk = tree.walk();
@@ -473,6 +488,17 @@ impl Merge {
         }
         Ok(Merged { tree, missing, notices: self.notices })
     }
+}
+
+/// Links among parents can lead deeper than any name of an entry says.
+fn check_paths(tree: &Tree) -> Result<(), LayerError> {
+    let mut walk = tree.walk();
+    while walk.next_entry().is_some() {
+        if walk.path().len() > MAX_PATH_BYTES + 1 {
+            return Err(LayerError::PathTooLong { beginning: walk.path()[..SHOWN_BYTES].to_vec() });
+        }
+    }
+    Ok(())
 }
 
 const OPAQUE: &[u8] = b".wh..wh..opq";

@@ -1,98 +1,15 @@
-//! Tests of layers, with a writer of tar streams that can also write wrong ones.
+//! Tests of layers.
 
 mod hostile;
 mod model;
 mod streams;
+mod write;
 
 use super::layers::{Keep, LayerError, Merge, MergeError, Merged};
 use super::tar::TarError;
 use crate::tree::{Body, Content};
 use std::io::Read;
-
-/// Writes a tar stream entry by entry.
-#[derive(Clone, Default)]
-pub(super) struct Layer(Vec<u8>);
-
-/// A header whose fields can be changed before it is written.
-#[derive(Clone)]
-pub(super) struct Header(pub [u8; 512]);
-
-impl Header {
-    pub fn new(name: &[u8], kind: u8) -> Self {
-        let mut header = Self([0; 512]);
-        header.0[..name.len().min(100)].copy_from_slice(&name[..name.len().min(100)]);
-        header.0[156] = kind;
-        header.0[257..265].copy_from_slice(b"ustar\x0000");
-        header.octal(100, 8, 0o644).octal(108, 8, 0).octal(116, 8, 0).octal(124, 12, 0).octal(136, 12, 7)
-    }
-
-    pub fn octal(mut self, at: usize, length: usize, value: u64) -> Self {
-        let digits = format!("{value:0width$o}\0", width = length - 1);
-        self.0[at..at + length].copy_from_slice(digits.as_bytes());
-        self
-    }
-
-    pub fn bytes(mut self, at: usize, bytes: &[u8]) -> Self {
-        self.0[at..at + bytes.len()].copy_from_slice(bytes);
-        self
-    }
-
-    fn sealed(mut self) -> [u8; 512] {
-        self.0[148..156].fill(b' ');
-        let sum: u64 = self.0.iter().map(|&byte| u64::from(byte)).sum();
-        self.octal(148, 7, sum).0
-    }
-}
-
-impl Layer {
-    pub fn entry(mut self, header: Header, content: &[u8]) -> Self {
-        self.0.extend(header.sealed());
-        self.0.extend(content);
-        self.0.resize(self.0.len().next_multiple_of(512), 0);
-        self
-    }
-
-    pub fn file(self, name: &str, content: &[u8]) -> Self {
-        self.entry(Header::new(name.as_bytes(), b'0').octal(124, 12, content.len() as u64), content)
-    }
-
-    pub fn directory(self, name: &str, mode: u64) -> Self {
-        self.entry(Header::new(name.as_bytes(), b'5').octal(100, 8, mode), b"")
-    }
-
-    pub fn symlink(self, name: &str, target: &str) -> Self {
-        self.entry(Header::new(name.as_bytes(), b'2').bytes(157, target.as_bytes()), b"")
-    }
-
-    pub fn hard_link(self, name: &str, target: &str) -> Self {
-        self.entry(Header::new(name.as_bytes(), b'1').bytes(157, target.as_bytes()), b"")
-    }
-
-    /// PAX records for the entry that comes next.
-    pub fn records(self, records: &[(&str, &[u8])]) -> Self {
-        let mut bytes = Vec::new();
-        for (key, value) in records {
-            let rest = key.len() + value.len() + 3;
-            let mut length = rest + 1;
-            while length != rest + length.to_string().len() {
-                length = rest + length.to_string().len();
-            }
-            bytes.extend(format!("{length} {key}=").as_bytes());
-            bytes.extend(*value);
-            bytes.push(b'\n');
-        }
-        self.raw_records(&bytes)
-    }
-
-    pub fn raw_records(self, bytes: &[u8]) -> Self {
-        self.entry(Header::new(b"PaxHeaders/x", b'x').octal(124, 12, bytes.len() as u64), bytes)
-    }
-
-    /// The stream with its end.
-    pub fn stream(&self) -> Vec<u8> {
-        [self.0.as_slice(), &[0; 1024]].concat()
-    }
-}
+use write::{Header, Layer};
 
 /// Keeps contents in memory, and their names in the order in which they came.
 #[derive(Default)]
@@ -188,7 +105,7 @@ fn upper_files_replace_lower_ones_whose_content_is_never_kept() {
     let layers = [base(), layer().file("d/y", b"new").file("f", b"newer"), layer().file("f", b"newest")];
     let streams: Vec<Vec<u8>> = layers.iter().map(Layer::stream).collect();
     let (merged, kept) = merge(&streams).unwrap();
-    assert_eq!(listing(&merged), "/a 644 -> c\n/c 700 /\n/c/x 644 `x`\n/d 755 /\n/d/y 644 `new`\n/f 644 `newest`\n");
+    assert_eq!(listing(&merged), "/a 777 -> c\n/c 700 /\n/c/x 644 `x`\n/d 755 /\n/d/y 644 `new`\n/f 644 `newest`\n");
     assert_eq!(kept.0, ["f", "d/y", "c/x"]);
 }
 
@@ -196,7 +113,7 @@ fn upper_files_replace_lower_ones_whose_content_is_never_kept() {
 fn a_whiteout_removes_what_lower_layers_brought_and_nothing_of_its_own() {
     check(
         &[base(), layer().file("d/z", b"z").file("d/.wh.z", b"").file("d/.wh.y", b"").file(".wh.c", b"")],
-        "/a 644 -> c\n/d 755 /\n/d/z 644 `z`\n/f 644 `f`\n",
+        "/a 777 -> c\n/d 755 /\n/d/z 644 `z`\n/f 644 `f`\n",
     );
 }
 
@@ -205,7 +122,7 @@ fn an_opaque_directory_keeps_its_attributes_and_its_own_entries_wherever_the_mar
     for upper in
         [layer().file("d/z", b"z").file("d/.wh..wh..opq", b""), layer().file("d/.wh..wh..opq", b"").file("d/z", b"z")]
     {
-        check(&[base(), upper], "/a 644 -> c\n/c 700 /\n/c/x 644 `x`\n/d 755 /\n/d/z 644 `z`\n/f 644 `f`\n");
+        check(&[base(), upper], "/a 777 -> c\n/c 700 /\n/c/x 644 `x`\n/d 755 /\n/d/z 644 `z`\n/f 644 `f`\n");
     }
 }
 
@@ -218,7 +135,7 @@ fn whiteouts_of_what_is_not_there_do_nothing() {
 fn entries_follow_symbolic_links_among_their_parents_within_the_image() {
     check(
         &[base().symlink("up", "../../../../c"), layer().file("a/b", b"b").file("up/q", b"q").file("a/.wh.x", b"")],
-        "/a 644 -> c\n/c 700 /\n/c/b 644 `b`\n/c/q 644 `q`\n/d 755 /\n/d/y 644 `y`\n/f 644 `f`\n/up 644 -> ../../../../c\n",
+        "/a 777 -> c\n/c 700 /\n/c/b 644 `b`\n/c/q 644 `q`\n/d 755 /\n/d/y 644 `y`\n/f 644 `f`\n/up 777 -> ../../../../c\n",
     );
 }
 
@@ -226,7 +143,7 @@ fn entries_follow_symbolic_links_among_their_parents_within_the_image() {
 fn a_directory_replaces_a_symbolic_link_and_a_link_a_directory() {
     check(
         &[base(), layer().directory("a", 0o711).file("a/b", b"b").symlink("d", "c")],
-        "/a 711 /\n/a/b 644 `b`\n/c 700 /\n/c/x 644 `x`\n/d 644 -> c\n/f 644 `f`\n",
+        "/a 711 /\n/a/b 644 `b`\n/c 700 /\n/c/x 644 `x`\n/d 777 -> c\n/f 644 `f`\n",
     );
 }
 
@@ -234,7 +151,7 @@ fn a_directory_replaces_a_symbolic_link_and_a_link_a_directory() {
 fn a_parent_behind_a_dangling_link_is_made_where_the_link_leads() {
     check(
         &[layer().symlink("l", "no/where"), layer().file("l/q", b"q")],
-        "/l 644 -> no/where\n/no 755 /\n/no/where 755 /\n/no/where/q 644 `q`\n",
+        "/l 777 -> no/where\n/no 755 /\n/no/where 755 /\n/no/where/q 644 `q`\n",
     );
 }
 
@@ -246,11 +163,11 @@ fn hard_links_reach_into_lower_layers_and_survive_what_they_were_made_from() {
             layer().hard_link("h", "c/x").hard_link("h2", "a/x"),
             layer().file("c/.wh.x", b"").file("h", b"other"),
         ],
-        "/a 644 -> c\n/c 700 /\n/d 755 /\n/d/y 644 `y`\n/f 644 `f`\n/h 644 `other`\n/h2 644 `x`\n",
+        "/a 777 -> c\n/c 700 /\n/d 755 /\n/d/y 644 `y`\n/f 644 `f`\n/h 644 `other`\n/h2 644 `x`\n",
     );
     check(
         &[base(), layer().hard_link("h", "a").hard_link("f", "f").hard_link("d/y", "c/x")],
-        "/a 644 -> c\n/c 700 /\n/c/x 644 `x`\n/d 755 /\n/d/y 644 == /c/x\n/f 644 `f`\n/h 644 == /a\n",
+        "/a 777 -> c\n/c 700 /\n/c/x 644 `x`\n/d 755 /\n/d/y 644 == /c/x\n/f 644 `f`\n/h 777 == /a\n",
     );
 }
 

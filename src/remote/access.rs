@@ -4,7 +4,7 @@ use super::RemoteError;
 use super::credentials::{Password, Places};
 use super::daemon::DaemonPlace;
 use super::endpoints::{EndpointError, EndpointFiles, Endpoints};
-use super::http::{Address, Http, Tls};
+use super::http::{Address, Http, Patience, Tls};
 use super::library::Library;
 use super::registries::{Endpoint, RegistriesFiles};
 use super::registry::Registry;
@@ -30,6 +30,7 @@ pub struct Access {
     /// The manifest that a reference was found to mean, so that it can't change in between.
     pub pinned: Option<Digest>,
     pub libraries: Libraries,
+    pub patience: Patience,
 }
 
 /// Which library is asked.
@@ -83,7 +84,8 @@ impl Access {
         let said = self.places.said.clone().filter(|_| !endpoint.is_mirror);
         let places = Places { said, ..self.places.clone() };
         let way = |is_https, is_first_of_two| -> Result<Way, RemoteError> {
-            let registry = Registry::new(reference, Http::to_host(tls.clone()), is_https, &places, pushes)?;
+            let http = Http::to_host(tls.clone(), self.patience);
+            let registry = Registry::new(reference, http, is_https, &places, pushes)?;
             Ok(Way { registry, is_first_of_two })
         };
         match (self.no_https, endpoint.is_insecure) {
@@ -110,7 +112,7 @@ impl Access {
 
     /// Connections to a host that is no registry.
     pub fn http(&self, address: &Address) -> Http {
-        Http::to_host(self.tls(&address.authority))
+        Http::to_host(self.tls(&address.authority), self.patience)
     }
 
     /// The library of a host, or the one that was said, or that of the endpoint in use.

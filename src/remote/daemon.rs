@@ -58,7 +58,7 @@ impl DaemonPlace {
                     client: pem("cert.pem").zip(pem("key.pem")).filter(|(certificate, _)| certificate.exists()),
                     is_unchecked: false,
                 };
-                Ok(Daemon { http: Http::to_host(tls), base, name: host.clone() })
+                Ok(Daemon { http: Http::to_daemon(tls), base, name: host.clone() })
             }
             "ssh" => Err(wrong("a daemon behind ssh is not asked: `ssh HOST docker save` makes a docker-archive")),
             _ => Err(wrong("it begins with neither unix:// nor tcp://")),

@@ -12,6 +12,7 @@ use super::RemoteError;
 use super::http::jittered;
 use super::registry::Registry;
 use crate::oci::digest::Digest;
+use std::collections::HashSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -80,6 +81,15 @@ pub fn to_file(
     }
 }
 
+/// A blob to fetch.
+#[derive(Clone, Debug)]
+pub struct Blob {
+    pub digest: Digest,
+    pub size_bytes: u64,
+    /// Where it is, if the registry doesn't have it.
+    pub urls: Vec<String>,
+}
+
 /// Blobs on their way.
 pub struct Downloads(Arc<Shared>);
 
@@ -94,8 +104,7 @@ struct Shared {
 }
 
 struct Wanted {
-    digest: Digest,
-    size_bytes: u64,
+    blob: Blob,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -115,12 +124,13 @@ impl Wanted {
 }
 
 impl Downloads {
-    /// Begins to fetch blobs, of known sizes and in the order in which they will be read, by files in `directory`.
-    pub fn begin(registry: Registry, directory: &Path, blobs: Vec<(Digest, u64)>) -> Self {
-        let blobs: Vec<Wanted> = blobs
-            .into_iter()
-            .map(|(digest, size_bytes)| Wanted { digest, size_bytes, state: Mutex::default(), changed: Condvar::new() })
-            .collect();
+    /// Begins to fetch blobs, in the order in which they will be read, by files in `directory`.
+    pub fn begin(registry: Registry, directory: &Path, blobs: Vec<Blob>) -> Self {
+        let wanted = |blob| Wanted { blob, state: Mutex::default(), changed: Condvar::new() };
+        let mut seen = HashSet::new();
+        // Of layers that are the same, one is fetched ahead.
+        let blobs = blobs.into_iter().filter(|blob| seen.insert(blob.digest.clone()));
+        let blobs: Vec<Wanted> = blobs.map(wanted).collect();
         let shared = Arc::new(Shared {
             registry,
             directory: directory.to_owned(),
@@ -138,12 +148,13 @@ impl Downloads {
 
     /// Opens a blob; its reader waits for what has not come yet.
     pub fn open(&self, digest: &Digest) -> io::Result<impl Read + Send + use<>> {
-        let at = self.0.blobs.iter().position(|blob| blob.digest == *digest).ok_or(io::ErrorKind::NotFound)?;
+        let at = self.0.blobs.iter().position(|wanted| wanted.blob.digest == *digest).ok_or(io::ErrorKind::NotFound)?;
         {
             // Read before, and gone: it comes once more.
-            let blob = &self.0.blobs[at];
-            let mut state = blob.lock();
-            if state.file.is_none() && state.written_bytes == blob.size_bytes && blob.size_bytes > 0 {
+            let wanted = &self.0.blobs[at];
+            let size_bytes = wanted.blob.size_bytes;
+            let mut state = wanted.lock();
+            if state.file.is_none() && state.written_bytes == size_bytes && size_bytes > 0 {
                 *state = State::default();
                 let shared = self.0.clone();
                 std::thread::spawn(move || shared.fetch(&shared.blobs[at]));
@@ -163,31 +174,32 @@ impl Shared {
     fn work(&self) {
         loop {
             let at = self.next.fetch_add(1, Ordering::Relaxed);
-            let Some(blob) = self.blobs.get(at) else { return };
-            self.fetch(blob);
+            let Some(wanted) = self.blobs.get(at) else { return };
+            self.fetch(wanted);
         }
     }
 
-    fn fetch(&self, blob: &Wanted) {
-        if let Err(why) = self.try_fetch(blob) {
-            blob.lock().failed = Some(why);
-            blob.changed.notify_all();
+    fn fetch(&self, wanted: &Wanted) {
+        if let Err(why) = self.try_fetch(wanted) {
+            wanted.lock().failed = Some(why);
+            wanted.changed.notify_all();
         }
     }
 
-    fn try_fetch(&self, blob: &Wanted) -> Result<(), String> {
+    fn try_fetch(&self, wanted: &Wanted) -> Result<(), String> {
+        let size_bytes = wanted.blob.size_bytes;
         let file = unnamed_file(&self.directory).map_err(|error| {
             format!("cannot write to {}: {}", self.directory.display(), crate::report::cause(&error))
         })?;
         let file = Arc::new(file);
-        blob.lock().file = Some(file.clone());
+        wanted.lock().file = Some(file.clone());
         let mut position = 0;
         let mut idle_breaks = 0;
         let mut pause = FIRST_PAUSE;
-        while position < blob.size_bytes {
+        while position < size_bytes {
             let before = position;
-            match self.transfer(blob, &file, &mut position) {
-                Ok(()) if position == blob.size_bytes => break,
+            match self.transfer(wanted, &file, &mut position) {
+                Ok(()) if position == size_bytes => break,
                 Err(Break::Ended(why)) => return Err(why),
                 // A connection that closes early is one that broke.
                 Ok(()) | Err(Break::Passing(_)) if position > before => {
@@ -199,7 +211,7 @@ impl Shared {
                     if idle_breaks == MAX_IDLE_BREAKS {
                         return Err(match answer {
                             Err(Break::Passing(why)) => why,
-                            _ => format!("it ends after {position} of {} bytes", blob.size_bytes),
+                            _ => format!("it ends after {position} of {size_bytes} bytes"),
                         });
                     }
                     std::thread::sleep(jittered(pause));
@@ -210,13 +222,14 @@ impl Shared {
                 return Err("nobody wants it any more".to_owned());
             }
         }
-        blob.changed.notify_all();
+        wanted.changed.notify_all();
         Ok(())
     }
 
     /// Moves what comes to the file, until the connection ends.
-    fn transfer(&self, blob: &Wanted, file: &File, position: &mut u64) -> Result<(), Break> {
-        let mut body = self.registry.blob(&blob.digest, *position).map_err(|error| match error {
+    fn transfer(&self, wanted: &Wanted, file: &File, position: &mut u64) -> Result<(), Break> {
+        let size_bytes = wanted.blob.size_bytes;
+        let mut body = self.open(&wanted.blob, *position).map_err(|error| match error {
             RemoteError::Read { .. } => Break::Passing(error.to_string()),
             error => Break::Ended(error.to_string()),
         })?;
@@ -231,17 +244,29 @@ impl Shared {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => return Err(Break::Passing(crate::report::cause(&error))),
             };
-            if *position + count as u64 > blob.size_bytes {
-                return Err(Break::Ended(format!("it is longer than the {} bytes it should have", blob.size_bytes)));
+            if *position + count as u64 > size_bytes {
+                return Err(Break::Ended(format!("it is longer than the {size_bytes} bytes it should have")));
             }
             let written = file.write_all_at(&buffer[..count], *position);
             written.map_err(|error| {
                 Break::Ended(format!("cannot write to {}: {}", self.directory.display(), crate::report::cause(&error)))
             })?;
             *position += count as u64;
-            blob.lock().written_bytes = *position;
-            blob.changed.notify_all();
+            wanted.lock().written_bytes = *position;
+            wanted.changed.notify_all();
         }
+    }
+
+    /// Opens a blob at the registry; what that doesn't have, where its manifest says that it is.
+    fn open(&self, blob: &Blob, offset_bytes: u64) -> Result<Box<dyn Read + Send>, RemoteError> {
+        let mut opened = self.registry.blob(&blob.digest, offset_bytes);
+        for url in &blob.urls {
+            if !matches!(opened, Err(RemoteError::NotFound { .. })) {
+                break;
+            }
+            opened = self.registry.foreign_blob(url, offset_bytes);
+        }
+        opened
     }
 }
 
@@ -260,21 +285,21 @@ struct Following {
 
 impl Read for Following {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let blob = &self.shared.blobs[self.at];
-        if self.position == blob.size_bytes || buffer.is_empty() {
+        let wanted = &self.shared.blobs[self.at];
+        if self.position == wanted.blob.size_bytes || buffer.is_empty() {
             // Read to its end: its room is free when the last reader goes.
-            blob.lock().file = None;
+            wanted.lock().file = None;
             return Ok(0);
         }
         let (file, there_bytes) = {
-            let mut state = blob.lock();
+            let mut state = wanted.lock();
             loop {
                 if let Some(why) = &state.failed {
                     return Err(io::Error::other(why.clone()));
                 }
                 match &state.file {
                     Some(file) if state.written_bytes > self.position => break (file.clone(), state.written_bytes),
-                    _ => state = blob.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
+                    _ => state = wanted.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
                 }
             }
         };

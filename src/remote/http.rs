@@ -17,7 +17,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use ureq::config::ConfigBuilder;
 use ureq::http;
 pub use ureq::http::Method;
@@ -29,7 +29,7 @@ const MAX_REDIRECTS: usize = 10;
 /// How often a request is tried.
 const TRIES: u32 = 5;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long nothing may come. Tests have less patience.
+/// How long nothing may come, unless something else is said. Tests have less patience.
 const STALL_TIMEOUT: Duration = Duration::from_secs(if cfg!(test) { 2 } else { 60 });
 /// How long nothing may come from a daemon, which packs an image before it sends it.
 const DAEMON_TIMEOUT: Duration = Duration::from_secs(900);
@@ -60,6 +60,22 @@ pub struct Http {
     others: OnceLock<Agent>,
     /// Over a socket there is no proxy.
     is_proxied: bool,
+    patience: Patience,
+}
+
+/// How long is waited.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Patience {
+    /// For anything to come.
+    pub stall: Duration,
+    /// When all has to be over, further tries included.
+    pub end: Option<Instant>,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self { stall: STALL_TIMEOUT, end: None }
+    }
 }
 
 /// What encrypted connections to one host are made with, besides what this system trusts.
@@ -247,23 +263,34 @@ fn without_secrets(text: &str) -> String {
 impl Http {
     /// Prepares connections to whatever host, by what this system trusts.
     pub fn to_any_host() -> Self {
-        Self::to_host(Tls::default())
+        Self::to_host(Tls::default(), Patience::default())
     }
 
     /// Prepares connections to one host, whose redirects lead to others too.
-    pub fn to_host(tls: Tls) -> Self {
+    pub fn to_host(tls: Tls, patience: Patience) -> Self {
         Self {
-            open: settings().build().new_agent(),
+            open: settings(patience).build().new_agent(),
             tls,
             own: OnceLock::new(),
             others: OnceLock::new(),
             is_proxied: true,
+            patience,
         }
     }
 
-    /// Prepares connections to a socket in the file system.
+    /// The same for other hosts: what is said for this one alone is not said to them.
+    pub fn for_others(&self) -> Self {
+        Self::to_host(Tls { authorities: self.tls.authorities.clone(), ..Tls::default() }, self.patience)
+    }
+
+    /// Prepares connections to a daemon.
+    pub fn to_daemon(tls: Tls) -> Self {
+        Self::to_host(tls, Patience { stall: DAEMON_TIMEOUT, ..Patience::default() })
+    }
+
+    /// Prepares connections to a daemon's socket in the file system.
     pub fn over_socket(socket: &Path) -> Self {
-        let config = settings().timeout_per_read(Some(DAEMON_TIMEOUT)).build();
+        let config = settings(Patience { stall: DAEMON_TIMEOUT, ..Patience::default() }).build();
         let open = Agent::with_parts(config, Socket(socket.to_owned()), NoNames);
         Self { open, is_proxied: false, ..Self::to_any_host() }
     }
@@ -286,7 +313,7 @@ impl Http {
         if let Some((certificate, key)) = self.tls.client.as_ref().filter(|_| is_own) {
             config = config.client_cert(Some(client_certificate(certificate, key)?));
         }
-        Ok(kept.get_or_init(|| settings().tls_config(config.build()).build().new_agent()))
+        Ok(kept.get_or_init(|| settings(self.patience).tls_config(config.build()).build().new_agent()))
     }
 
     /// Sends a request, again where that can help, and follows redirects of what only asks.
@@ -330,7 +357,11 @@ impl Http {
                 return answer;
             }
             tried += 1;
-            std::thread::sleep(asked.unwrap_or_else(|| jittered(pause)));
+            let until_next = asked.unwrap_or_else(|| jittered(pause));
+            if self.patience.end.is_some_and(|end| Instant::now() + until_next >= end) {
+                return answer;
+            }
+            std::thread::sleep(until_next);
             pause *= 2;
         }
     }
@@ -367,12 +398,30 @@ impl Http {
             let proxy = proxy_for(address, &|name| std::env::var(name).ok());
             sent = sent.proxy(proxy.map(|proxy| Proxy::new(&proxy)).transpose().map_err(failed)?);
         }
+        if let Some(end) = self.patience.end {
+            sent = sent.timeout_global(Some(end.saturating_duration_since(Instant::now())));
+        }
         let (parts, body) = agent.run(sent.build()).map_err(failed)?.into_parts();
         Ok(Response {
             status: parts.status.as_u16(),
             headers: parts.headers,
-            body: Box::new(body.into_reader()),
+            body: Box::new(Incoming(body.into_reader())),
             address: address.clone(),
+        })
+    }
+}
+
+/// What comes of an answer.
+struct Incoming<R>(R);
+
+impl<R: Read> Read for Incoming<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.0.read(buffer).map_err(|error| {
+            let is_late = |error: &ureq::Error| matches!(error, ureq::Error::Timeout(_));
+            match error.get_ref().and_then(|inner| inner.downcast_ref()).is_some_and(is_late) {
+                true => io::Error::new(io::ErrorKind::TimedOut, "nothing came in time"),
+                false => error,
+            }
         })
     }
 }
@@ -389,8 +438,13 @@ fn connection_error(address: &Address, error: ureq::Error) -> RemoteError {
     let reason = match error {
         ureq::Error::Io(error) => crate::report::cause(&error),
         ureq::Error::HostNotFound => "no such host".to_owned(),
+        ureq::Error::Timeout(_) => "no answer in time".to_owned(),
         other => other.to_string(),
     };
+    // What the library for TLS says of the server's alert is all that is known of it here.
+    if reason.contains("fatal alert") && reason.contains("Certificate") {
+        return RemoteError::ClientCertificate { host, reason };
+    }
     RemoteError::Connection { host, is_https: address.is_https, reason, is_passing }
 }
 
@@ -405,13 +459,13 @@ pub fn jittered(pause: Duration) -> Duration {
     pause / 2 + (pause / 2).mul_f64(f64::from(random) / f64::from(u32::MAX))
 }
 
-fn settings() -> ConfigBuilder<AgentScope> {
+fn settings(patience: Patience) -> ConfigBuilder<AgentScope> {
     Agent::config_builder()
         .http_status_as_error(false)
         .max_redirects(0)
         .timeout_connect(Some(CONNECT_TIMEOUT))
-        .timeout_per_read(Some(STALL_TIMEOUT))
-        .timeout_per_write(Some(STALL_TIMEOUT))
+        .timeout_per_read(Some(patience.stall))
+        .timeout_per_write(Some(patience.stall))
         .user_agent(concat!("sifu/", env!("CARGO_PKG_VERSION")))
         .accept_encoding("identity")
         // Chosen for each request.

@@ -45,6 +45,11 @@ pub enum RemoteError {
         reason: String,
         is_passing: bool,
     },
+    /// An encrypted connection that the server refuses for lack of a client's certificate, or for another one.
+    ClientCertificate {
+        host: String,
+        reason: String,
+    },
     /// An answer that ended too early, or came too slowly.
     Read {
         host: String,
@@ -167,6 +172,9 @@ impl fmt::Display for RemoteError {
         match self {
             Self::Address { address, why } => write!(f, "`{}` is no address: {why}", address.escape_default()),
             Self::Connection { host, reason, .. } => write!(f, "cannot talk to {host}: {reason}"),
+            Self::ClientCertificate { host, reason } => {
+                write!(f, "{host} wants a certificate of who connects, or another one: {reason}")
+            }
             Self::Read { host, source } => write!(f, "the answer of {host} broke off: {}", cause(source)),
             Self::TooLarge { host, limit } => write!(f, "the answer of {host} is larger than {limit} bytes"),
             Self::Redirects { host } => write!(f, "{host} sends from one address to the next without end"),
@@ -227,6 +235,9 @@ impl std::error::Error for RemoteError {
 impl Hint for RemoteError {
     fn hints(&self) -> Vec<String> {
         let hint = match self {
+            Self::ClientCertificate { host, .. } => {
+                return vec![format!("Put NAME.cert and NAME.key into ~/.config/containers/certs.d/{host}.")];
+            }
             Self::Connection { is_https: true, .. } => {
                 "A registry without TLS is reached with --no-https; a proxy is named by https_proxy."
             }

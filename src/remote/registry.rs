@@ -99,6 +99,25 @@ impl Registry {
         response.from_offset(offset_bytes)
     }
 
+    /// Opens a layer that registries may not hold, at the address that its manifest names. Nobody is told there who asks,
+    /// and what comes is checked by its digest as any blob is.
+    pub fn foreign_blob(&self, url: &str, offset_bytes: u64) -> Result<Box<dyn Read + Send>, RemoteError> {
+        let address = Address::parse(url)?;
+        if self.base.is_https && !address.is_https {
+            return Err(RemoteError::Downgrade { from: self.base.authority.clone(), to: address.authority });
+        }
+        let range = (offset_bytes > 0).then(|| ("Range", format!("bytes={offset_bytes}-")));
+        let headers = range.into_iter().collect();
+        let request = Request { method: Method::GET, address, headers, authorization: None, body: Body::Empty };
+        let response = self.http.for_others().send(&request)?;
+        let host = response.address.authority.clone();
+        match response.status {
+            200 | 206 => response.from_offset(offset_bytes),
+            404 | 410 => Err(RemoteError::NotFound { what: url.to_owned() }),
+            status => Err(RemoteError::Status { host, what: url.to_owned(), status, message: String::new() }),
+        }
+    }
+
     /// Reads a small blob and checks it.
     pub fn small_blob(&self, digest: &Digest, size_bytes: u64) -> Result<Vec<u8>, RemoteError> {
         let host = self.base.authority.clone();

@@ -3,7 +3,7 @@
 use super::RemoteError;
 use super::access::Access;
 use super::credentials::{Login, Places};
-use super::download::Downloads;
+use super::download::{Blob, Downloads};
 use super::registry::Registry;
 use crate::oci::digest::Digest;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -93,7 +93,7 @@ fn content() -> Vec<u8> {
 }
 
 fn download(server: &Server, digest: &Digest, size_bytes: u64) -> std::io::Result<Vec<u8>> {
-    let wanted = vec![(digest.clone(), size_bytes)];
+    let wanted = vec![Blob { digest: digest.clone(), size_bytes, urls: Vec::new() }];
     let downloads = Downloads::begin(server.registry(None), &std::env::temp_dir(), wanted);
     let mut bytes = Vec::new();
     downloads.open(digest)?.read_to_end(&mut bytes)?;
@@ -117,6 +117,37 @@ fn a_transfer_that_breaks_goes_on_where_it_broke() {
     assert!(download(&server, &Digest::of(&whole), whole.len() as u64).unwrap() == whole);
     // Every byte came once.
     assert_eq!(server.asked().len(), whole.len().div_ceil(PIECE));
+}
+
+#[test]
+fn a_layer_that_a_registry_may_not_hold_comes_from_where_its_manifest_says() {
+    let whole = content();
+    let bytes = whole.clone();
+    let other = Server::start(Box::new(move |asked, _| match asked.header("range") {
+        None => cut("200 OK", &[], bytes.len(), &bytes[..1000]),
+        Some(_) => {
+            let range = format!("Content-Range: bytes 1000-{}/{}", bytes.len() - 1, bytes.len());
+            answer("206 Partial Content", &[&range], &bytes[1000..])
+        }
+    }));
+    let server = Server::start(Box::new(|asked, _| match asked.header("authorization") {
+        None => answer("401 Unauthorized", &["WWW-Authenticate: Basic realm=\"x\""], b""),
+        Some(_) => answer("404 Not Found", &[], b""),
+    }));
+    let urls = |paths: &[&str]| paths.iter().map(|path| format!("http://{}/{path}", other.host)).collect();
+    let fetch = |urls: Vec<String>| {
+        let digest = Digest::of(&whole);
+        let blob = Blob { digest: digest.clone(), size_bytes: whole.len() as u64, urls };
+        let registry = server.registry(Some(("ada", "secret")));
+        let downloads = Downloads::begin(registry, &std::env::temp_dir(), vec![blob]);
+        let mut bytes = Vec::new();
+        downloads.open(&digest)?.read_to_end(&mut bytes).map(|_| bytes)
+    };
+    assert!(fetch(urls(&["layer"])).unwrap() == whole);
+    assert_eq!(other.asked().len(), 2);
+    assert!(other.asked().iter().all(|asked| asked.header("authorization").is_none()));
+    assert!(fetch(Vec::new()).unwrap_err().to_string().contains("is not there"));
+    assert!(fetch(vec!["file:///etc/passwd".to_owned()]).unwrap_err().to_string().contains("neither http nor https"));
 }
 
 #[test]

@@ -5,7 +5,10 @@ use super::real::{Layout, podman, succeeds};
 use crate::need::{BUSYBOX, FUSE, PODMAN, ROOT, SIFU, SKOPEO, UMOCI, USERNS, lacks};
 use crate::support::{Scratch, Sifu, sifu};
 use std::ffi::OsStr;
+use std::io::{Read, Write};
+use std::net::TcpListener;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
@@ -85,6 +88,44 @@ fn images_of_a_daemon_are_run_pulled_and_built_from() {
     assert_eq!(daemon.sifu(&["run", "agent.sif"]).run().stdout, "more");
     let missing = of_variable(&["pull", "docker-daemon:nosuch:1"]);
     assert!(missing.clean_failure().contains("holds no image `nosuch:1`"), "{missing:?}");
+}
+
+#[test]
+fn a_daemon_is_asked_by_tcp_too() {
+    if lacks(&[SIFU, ROOT, USERNS, FUSE, BUSYBOX, SKOPEO, UMOCI, PODMAN]) {
+        return;
+    }
+    let daemon = Daemon::start();
+    let host = forward_to(&daemon.scratch.path().join("podman.sock"));
+    let call = |words: &[&str]| daemon.sifu(words).env("DOCKER_HOST", &host).run();
+    let ran = call(&["exec", "docker-daemon:team/box:1", "cat", "/etc/more"]);
+    assert_eq!((ran.code, ran.stdout.as_str()), (Some(0), "more"), "{ran:?}");
+    let pulled = call(&["pull", "--disable-cache", "docker-daemon:localhost/team/box:1"]);
+    assert_eq!(pulled.code, Some(0), "{pulled:?}");
+    assert!(dump_of_image(&daemon.scratch.path().join("box_1.sif")).contains("/etc/more"));
+    let missing = call(&["pull", "docker-daemon:nosuch:1"]);
+    assert!(missing.clean_failure().contains(&format!("the daemon at {host} holds no image")), "{missing:?}");
+}
+
+/// Hands connections to a port of the loopback on to a socket: the port's address.
+fn forward_to(socket: &Path) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let host = format!("tcp://{}", listener.local_addr().unwrap());
+    let socket = socket.to_owned();
+    std::thread::spawn(move || {
+        for client in listener.incoming().flatten() {
+            // The daemon goes before this thread does, when the test ends.
+            let Ok(daemon) = UnixStream::connect(&socket) else { return };
+            let (from_client, to_client) = (client.try_clone().unwrap(), client);
+            let (from_daemon, to_daemon) = (daemon.try_clone().unwrap(), daemon);
+            let copy = |mut from: Box<dyn Read + Send>, mut to: Box<dyn Write + Send>| {
+                std::thread::spawn(move || drop(std::io::copy(&mut from, &mut to)));
+            };
+            copy(Box::new(from_client), Box::new(to_daemon));
+            copy(Box::new(from_daemon), Box::new(to_client));
+        }
+    });
+    host
 }
 
 #[test]

@@ -4,6 +4,7 @@ use super::faulty::{Fault, Faulty};
 use super::push::dump_of_image;
 use super::real::{Layout, Registry};
 use crate::need::{BUSYBOX, DOCKER_REGISTRY, SIFU, SKOPEO, UMOCI, lacks};
+use std::time::Duration;
 
 #[test]
 fn what_breaks_on_the_way_is_taken_up_again_or_refused() {
@@ -45,4 +46,31 @@ fn what_breaks_on_the_way_is_taken_up_again_or_refused() {
             std::fs::read_dir(registry.scratch.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         assert!(left.iter().all(|name| !name.to_string_lossy().contains("bad")), "{fault:?}: {left:?}");
     }
+}
+
+#[test]
+fn a_transfer_in_which_nothing_comes_is_taken_up_again_or_ends() {
+    if lacks(&[SIFU, BUSYBOX, DOCKER_REGISTRY, SKOPEO, UMOCI]) {
+        return;
+    }
+    let registry = Registry::open();
+    let layout = Layout::busybox(registry.path("layout"), &registry.path("root"));
+    registry.fill(&layout, "box");
+    let before = Faulty::before(&registry.host);
+    let uri = format!("docker://{}/box", before.host);
+    let pull = |fault, seconds: &str, name: &str| {
+        before.set(fault);
+        let pull = registry.sifu(&["pull", "--no-https", "--disable-cache", name, &uri]);
+        pull.env("SIFU_STALL_TIMEOUT", seconds).limit(Duration::from_secs(180)).run()
+    };
+    let pulled = pull(Fault::Stall, "1", "a.sif");
+    assert_eq!(pulled.code, Some(0), "{pulled:?}");
+    assert_eq!(before.count("GET", "/blobs/", 100_000), 2, "it was asked for once more");
+    assert_eq!(before.ranges(), ["bytes=400000-"], "from where it stood");
+    let pulled = pull(Fault::Silence, "1", "b.sif");
+    assert!(pulled.clean_failure().contains("layer 1"), "{pulled:?}");
+    assert!(pulled.stderr.contains("nothing came in time"), "{pulled:?}");
+    assert!(!registry.path("b.sif").exists());
+    let wrong = pull(Fault::None, "soon", "c.sif");
+    assert!(wrong.clean_failure().contains("`soon`, no number of seconds"), "{wrong:?}");
 }

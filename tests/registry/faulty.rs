@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -22,6 +22,10 @@ pub enum Fault {
     Elsewhere,
     /// The first three requests are too many.
     Busy,
+    /// In the midst of a large blob nothing more comes, and the connection stays open; the next time all of it comes.
+    Stall,
+    /// Of large blobs nothing comes but the head of the answer.
+    Silence,
 }
 
 pub struct Faulty {
@@ -35,7 +39,10 @@ struct State {
     holds: AtomicBool,
     /// First line, whether it had credentials, bytes of the answer's body.
     asked: Mutex<Vec<(String, bool, usize)>>,
+    ranges: Mutex<Vec<String>>,
     busy: Mutex<u32>,
+    /// Transfers that stopped.
+    stalled: AtomicUsize,
 }
 
 /// Blobs that are no larger are left alone: configurations.
@@ -52,7 +59,9 @@ impl Faulty {
             fault: Mutex::new(Fault::None),
             holds: AtomicBool::new(false),
             asked: Mutex::default(),
+            ranges: Mutex::default(),
             busy: Mutex::new(0),
+            stalled: AtomicUsize::new(0),
         });
         let shared = state.clone();
         std::thread::spawn(move || {
@@ -68,7 +77,9 @@ impl Faulty {
     pub fn set(&self, fault: Fault) {
         *self.state.fault.lock().unwrap() = fault;
         *self.state.busy.lock().unwrap() = 0;
+        self.state.stalled.store(0, Ordering::Release);
         self.state.asked.lock().unwrap().clear();
+        self.state.ranges.lock().unwrap().clear();
     }
 
     /// Keeps large blobs back until told otherwise.
@@ -83,6 +94,11 @@ impl Faulty {
             .iter()
             .filter(|(line, _, length)| line.starts_with(method) && line.contains(part) && *length >= bytes)
             .count()
+    }
+
+    /// The ranges that were asked for.
+    pub fn ranges(&self) -> Vec<String> {
+        self.state.ranges.lock().unwrap().clone()
     }
 
     /// Whether any request with `part` in its address had credentials.
@@ -112,6 +128,7 @@ impl State {
             found.map(|value| value.trim().to_owned())
         };
         let had_credentials = header(&head, "authorization:").is_some();
+        self.ranges.lock().unwrap().extend(header(&head, "range:"));
         let fault = *self.fault.lock().unwrap();
         let log = |length| self.asked.lock().unwrap().push((first.clone(), had_credentials, length));
         if fault == Fault::Busy {
@@ -166,6 +183,14 @@ impl State {
             lines.collect::<String>() + "\r\n"
         };
         match fault {
+            Fault::Stall if self.stalled.fetch_add(1, Ordering::AcqRel) == 0 => {
+                client.write_all(&answer[..end + PIECE_BYTES]).ok()?;
+                return wait_for_end(&mut reader);
+            }
+            Fault::Silence => {
+                client.write_all(&answer[..end]).ok()?;
+                return wait_for_end(&mut reader);
+            }
             Fault::Reset if size > PIECE_BYTES => answer.truncate(end + PIECE_BYTES),
             Fault::Flip => answer[end + size / 2] ^= 1,
             Fault::Short => {
@@ -182,6 +207,11 @@ impl State {
         }
         client.write_all(&answer).ok()
     }
+}
+
+/// Holds a connection until its client hangs up.
+fn wait_for_end(reader: &mut impl Read) -> Option<()> {
+    std::io::copy(reader, &mut std::io::sink()).ok().map(|_| ())
 }
 
 /// Hands chunks on as they are, to the last one, which is empty.

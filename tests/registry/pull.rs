@@ -1,5 +1,6 @@
 //! `sifu pull` from a real registry: the files are those that umoci unpacks, and who may come in comes in.
 
+use super::hostile::write::Layer;
 use super::push::{check_equal, dump_of_directory, dump_of_image, without_own};
 use super::real::{Layout, NAME, PASSWORD, Registry, skopeo, succeeds};
 use crate::need::{BUSYBOX, DOCKER_REGISTRY, ROOT, SIFU, SKOPEO, UMOCI, lacks};
@@ -57,6 +58,40 @@ fn whatever_layers_hold_is_pulled_as_umoci_unpacks_it() {
 }
 
 #[test]
+fn more_layers_than_docker_makes_are_pulled_and_empty_ones_too() {
+    if lacks(&[SIFU, ROOT, DOCKER_REGISTRY, SKOPEO, UMOCI]) {
+        return;
+    }
+    let registry = Registry::open();
+    let root = ["dev", "etc", "home", "proc", "root", "sys", "var"];
+    let root = root.iter().fold(Layer::default(), |layer, name| layer.directory(name, 0o755));
+    let root = root.directory("tmp", 0o1777).directory("var/tmp", 0o1777).directory(".", 0o755);
+    let root = root.directory("d", 0o755).file("etc/hosts", b"").file("etc/resolv.conf", b"");
+    let mut layers = vec![root];
+    for number in 0..127 {
+        // Each adds a file, replaces one of the layer below, and removes one of an older layer.
+        let [own, last] = [number, number / 2].map(|number| format!("d/{number}"));
+        let layer = Layer::default().file(&own, own.as_bytes()).file("d/newest", own.as_bytes());
+        layers.push(layer.file(&last, b"again").file(&format!("d/.wh.{}", number / 3), b""));
+        if number % 40 == 0 {
+            layers.push(Layer::default());
+        }
+    }
+    let streams: Vec<Vec<u8>> = layers.iter().map(Layer::stream).collect();
+    let layout = Layout::of_layers(registry.path("layout"), "many", &streams);
+    check_against_umoci(&registry, &layout, "many");
+    // An image may have no layer, or one that holds nothing.
+    for (name, layers) in [("none", vec![]), ("empty", vec![Layer::default().stream()])] {
+        let place = registry.path(&format!("layout-{name}"));
+        Layout::of_layers(place.clone(), name, &layers);
+        let uri = format!("oci:{}:{name}", place.display());
+        let pulled = registry.sifu(&["pull", &format!("{name}.sif"), &uri]).run();
+        assert_eq!(pulled.code, Some(0), "{pulled:?}");
+        assert!(dump_of_image(&registry.path(&format!("{name}.sif"))).contains("\n/etc directory 0755"));
+    }
+}
+
+#[test]
 fn a_guarded_registry_is_reached_with_its_authority_and_a_password() {
     if lacks(&[SIFU, BUSYBOX, DOCKER_REGISTRY, SKOPEO, UMOCI]) {
         return;
@@ -92,6 +127,38 @@ fn a_guarded_registry_is_reached_with_its_authority_and_a_password() {
         let back = registry.sifu(&["pull", "--force", "back.sif", &to]).run();
         assert_eq!(back.code, Some(0), "{back:?}");
     }
+}
+
+#[test]
+fn a_registry_that_wants_a_certificate_gets_the_one_of_its_directory() {
+    if lacks(&[SIFU, BUSYBOX, DOCKER_REGISTRY, SKOPEO, UMOCI]) {
+        return;
+    }
+    let registry = Registry::for_certified();
+    let layout = Layout::busybox(registry.path("layout"), &registry.path("root"));
+    registry.fill(&layout, "box");
+    let uri = format!("docker://{}/box", registry.host);
+    let pull = || registry.sifu(&["pull", "--force", "--disable-cache", "a.sif", &uri]).run();
+    let directory = registry.path("home/.config/containers/certs.d").join(&registry.host);
+    std::fs::create_dir_all(&directory).unwrap();
+    let give = |name: &str| {
+        std::fs::copy(registry.certificates().join(name), directory.join(name)).unwrap();
+    };
+    give("ca.crt");
+    let nobody = pull();
+    assert!(nobody.clean_failure().contains("wants a certificate of who connects"), "{nobody:?}");
+    assert!(nobody.stderr.contains("certs.d"), "{nobody:?}");
+    give("client.cert");
+    let without_key = pull();
+    assert!(without_key.clean_failure().contains("client.key: no such file"), "{without_key:?}");
+    give("client.key");
+    let known = pull();
+    assert_eq!(known.code, Some(0), "{known:?}");
+    let pushed = registry.sifu(&["push", "a.sif", &format!("oras://{}/file", registry.host)]).run();
+    assert_eq!(pushed.code, Some(0), "{pushed:?}");
+    // The directory is for one host and port.
+    std::fs::rename(&directory, directory.with_file_name("127.0.0.1:1")).unwrap();
+    assert!(pull().clean_failure().contains("certificate"));
 }
 
 #[test]

@@ -1,6 +1,8 @@
 //! A real registry on the loopback, in the open or with TLS and passwords, and images in it.
 
 use crate::support::{Scratch, Sifu, busybox_root, find_program, sifu};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 use std::ffi::OsStr;
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
@@ -12,10 +14,19 @@ pub const PASSWORD: &str = "hunter2 & more";
 /// The password above as bcrypt has it, which is all that the registry takes.
 const HTPASSWD: &str = "ada:$2y$05$UXHs/IoVOms4tRTgy7tny.2kvRwJ6BVgD76mFupu4apQJdFY4iIuS\n";
 
+/// Who may use a registry.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Guard {
+    Nobody,
+    Password,
+    /// TLS, and a certificate of the client's by the same authority.
+    Certificate,
+}
+
 /// A running registry; it ends with the test.
 pub struct Registry {
     pub host: String,
-    pub is_guarded: bool,
+    guard: Guard,
     /// Its files; those of the test may lie here too.
     pub scratch: Scratch,
     server: Child,
@@ -24,18 +35,23 @@ pub struct Registry {
 impl Registry {
     /// One that anybody may use, without TLS.
     pub fn open() -> Self {
-        Self::start(false)
+        Self::start(Guard::Nobody)
     }
 
     /// One with TLS, whose certificate nobody knows, and a password.
     pub fn guarded() -> Self {
-        Self::start(true)
+        Self::start(Guard::Password)
     }
 
-    fn start(is_guarded: bool) -> Self {
+    /// One with TLS, which talks to those alone who have a certificate, as in [`Self::certificates`].
+    pub fn for_certified() -> Self {
+        Self::start(Guard::Certificate)
+    }
+
+    fn start(guard: Guard) -> Self {
         let scratch = Scratch::new();
         let path = |name: &str| scratch.path().join(name);
-        if is_guarded {
+        if guard != Guard::Nobody {
             make_certificates(&path("tls"));
             std::fs::write(path("htpasswd"), HTPASSWD).unwrap();
         }
@@ -46,11 +62,18 @@ impl Registry {
                 "version: 0.1\nlog: {{level: error}}\nstorage:\n  filesystem: {{rootdirectory: {}}}\nhttp:\n  addr: {host}\n",
                 path("data").display()
             );
-            if is_guarded {
-                let tls = path("tls");
-                config += &format!("  tls: {{certificate: {0}/server.crt, key: {0}/server.key}}\n", tls.display());
-                config += &format!("auth:\n  htpasswd: {{realm: test, path: {}}}\n", path("htpasswd").display());
-            }
+            let tls = path("tls").display().to_string();
+            config += &match guard {
+                Guard::Nobody => String::new(),
+                Guard::Password => format!(
+                    "  tls: {{certificate: {tls}/server.crt, key: {tls}/server.key}}\n\
+                     auth:\n  htpasswd: {{realm: test, path: {}}}\n",
+                    path("htpasswd").display()
+                ),
+                Guard::Certificate => format!(
+                    "  tls: {{certificate: {tls}/server.crt, key: {tls}/server.key, clientcas: [{tls}/ca.crt]}}\n"
+                ),
+            };
             std::fs::write(path("config.yml"), config).unwrap();
             let log = std::fs::File::create(path("log")).unwrap();
             // A killed test leaves no registry behind.
@@ -65,7 +88,7 @@ impl Registry {
             let end = Instant::now() + Duration::from_secs(20);
             while server.try_wait().unwrap().is_none() && Instant::now() < end {
                 if TcpStream::connect(&host).is_ok() {
-                    return Self { host, is_guarded, scratch, server };
+                    return Self { host, guard, scratch, server };
                 }
                 std::thread::sleep(Duration::from_millis(10));
             }
@@ -84,6 +107,11 @@ impl Registry {
         self.path("tls/ca.crt")
     }
 
+    /// A directory of what a client may have: `ca.crt`, `client.cert` and `client.key`.
+    pub fn certificates(&self) -> PathBuf {
+        self.path("tls/client")
+    }
+
     /// A call of sifu whose home and cache are the test's own.
     pub fn sifu<A: AsRef<OsStr>>(&self, arguments: &[A]) -> Sifu {
         let home = self.path("home");
@@ -95,8 +123,10 @@ impl Registry {
     pub fn fill(&self, layout: &Layout, name: &str) {
         let mut copy = skopeo();
         copy.args(["--insecure-policy", "copy", "--quiet", "--dest-tls-verify=false"]);
-        if self.is_guarded {
-            copy.arg(format!("--dest-creds={NAME}:{PASSWORD}"));
+        match self.guard {
+            Guard::Nobody => {}
+            Guard::Password => drop(copy.arg(format!("--dest-creds={NAME}:{PASSWORD}"))),
+            Guard::Certificate => drop(copy.arg("--dest-cert-dir").arg(self.certificates())),
         }
         copy.arg(format!("oci:{}:{name}", layout.path.display())).arg(format!("docker://{}/{name}:latest", self.host));
         succeeds(&mut copy);
@@ -112,11 +142,12 @@ impl Drop for Registry {
 
 /// An authority and what it signed: for the registry, and for one client.
 fn make_certificates(directory: &Path) {
-    std::fs::create_dir_all(directory).unwrap();
+    std::fs::create_dir_all(directory.join("client")).unwrap();
     let openssl = |words: &str| {
         succeeds(Command::new("openssl").args(words.split(' ')).current_dir(directory));
     };
     std::fs::write(directory.join("server.ext"), "subjectAltName=IP:127.0.0.1,DNS:localhost\n").unwrap();
+    std::fs::write(directory.join("client.ext"), "extendedKeyUsage=clientAuth\n").unwrap();
     openssl(
         "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout ca.key -out ca.crt -days 2 -subj /CN=authority",
     );
@@ -126,6 +157,13 @@ fn make_certificates(directory: &Path) {
     openssl(
         "x509 -req -in server.csr -CA ca.crt -CAkey ca.key -CAcreateserial -out server.crt -days 2 -extfile server.ext",
     );
+    openssl(
+        "req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout client/client.key -out client.csr -subj /CN=ada",
+    );
+    openssl(
+        "x509 -req -in client.csr -CA ca.crt -CAkey ca.key -CAcreateserial -out client/client.cert -days 2 -extfile client.ext",
+    );
+    std::fs::copy(directory.join("ca.crt"), directory.join("client/ca.crt")).unwrap();
 }
 
 /// An OCI layout, which umoci fills.
@@ -141,6 +179,34 @@ impl Layout {
 
     /// One that is there.
     pub fn at(path: PathBuf) -> Self {
+        Self { path }
+    }
+
+    /// One whose image `name` has these layers, tar streams as they are.
+    pub fn of_layers(path: PathBuf, name: &str, layers: &[Vec<u8>]) -> Self {
+        let blobs = path.join("blobs/sha256");
+        std::fs::create_dir_all(&blobs).unwrap();
+        let blob = |media_type: &str, bytes: &[u8]| {
+            let hex: String = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+            std::fs::write(blobs.join(&hex), bytes).unwrap();
+            json!({ "mediaType": media_type, "digest": format!("sha256:{hex}"), "size": bytes.len() })
+        };
+        let layers: Vec<Value> =
+            layers.iter().map(|layer| blob("application/vnd.oci.image.layer.v1.tar", layer)).collect();
+        let diff_ids: Vec<&Value> = layers.iter().map(|layer| &layer["digest"]).collect();
+        let config = json!({
+            "architecture": if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" },
+            "os": "linux",
+            "rootfs": { "type": "layers", "diff_ids": diff_ids },
+        });
+        let config = blob("application/vnd.oci.image.config.v1+json", config.to_string().as_bytes());
+        const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+        let manifest = json!({ "schemaVersion": 2, "mediaType": MANIFEST, "config": config, "layers": layers });
+        let mut manifest = blob(MANIFEST, manifest.to_string().as_bytes());
+        manifest["annotations"] = json!({ "org.opencontainers.image.ref.name": name });
+        std::fs::write(path.join("oci-layout"), "{\"imageLayoutVersion\":\"1.0.0\"}").unwrap();
+        let index = json!({ "schemaVersion": 2, "manifests": [manifest] });
+        std::fs::write(path.join("index.json"), index.to_string()).unwrap();
         Self { path }
     }
 
@@ -177,8 +243,16 @@ impl Layout {
 
     /// Unpacks an image as umoci does it: the directory of the root.
     pub fn unpack(&self, name: &str, to: &Path) -> PathBuf {
-        succeeds(Command::new("umoci").args(["unpack", "--image", &self.reference(name)]).arg(to));
-        to.join("rootfs")
+        self.try_unpack(name, to).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// The same for an image that umoci may refuse: then it is what it says.
+    pub fn try_unpack(&self, name: &str, to: &Path) -> Result<PathBuf, String> {
+        let output = Command::new("umoci").args(["unpack", "--image", &self.reference(name)]).arg(to).output().unwrap();
+        match output.status.success() {
+            true => Ok(to.join("rootfs")),
+            false => Err(String::from_utf8_lossy(&output.stderr).trim().to_owned()),
+        }
     }
 
     /// An image of busybox that says `hello` and its arguments.

@@ -110,8 +110,12 @@ impl DockerImage {
         }
         let blobs: Vec<Blob> = manifest.layers.iter().enumerate().map(|(n, layer)| layer_blob(n, layer)).collect();
         // The uppermost is read first.
-        let wanted = manifest.layers.iter().rev().map(|layer| (layer.digest.clone(), layer.size_bytes)).collect();
-        let downloads = Downloads::begin(registry, directory, wanted);
+        let wanted = manifest.layers.iter().rev().map(|layer| download::Blob {
+            digest: layer.digest.clone(),
+            size_bytes: layer.size_bytes,
+            urls: layer.urls.clone(),
+        });
+        let downloads = Downloads::begin(registry, directory, wanted.collect());
         Ok(Layered::new(Arc::new(Arriving(downloads)), blobs, config, config_bytes))
     }
 }

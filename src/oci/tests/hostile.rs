@@ -11,7 +11,7 @@ fn names_that_lead_out_stay_within_the_image() {
             .file("./dot/../dot/file", b"3")
             .symlink("esc", "/tmp")
             .file("esc/through", b"4")],
-        "/abs 755 /\n/abs/file 644 `2`\n/dot 755 /\n/dot/file 644 `3`\n/esc 644 -> /tmp\n/tmp 755 /\n/tmp/escaped 644 `1`\n/tmp/through 644 `4`\n",
+        "/abs 755 /\n/abs/file 644 `2`\n/dot 755 /\n/dot/file 644 `3`\n/esc 777 -> /tmp\n/tmp 755 /\n/tmp/escaped 644 `1`\n/tmp/through 644 `4`\n",
     );
     let (merged, _) = merge(&[layer().file("a/../../b", b"").file("c", b"").stream()]).unwrap();
     assert_eq!(merged.notices.names_with_dots, 1);
@@ -161,6 +161,21 @@ fn names_too_long_for_a_directory_and_types_of_no_layer_are_refused() {
         &layer().entry(Header::new(b"v", b'V'), b"").stream(),
         "the entry at byte 0 is of type `V`, which has no place in a layer",
     );
+}
+
+#[test]
+fn paths_that_no_kernel_takes_are_refused_however_they_come_about() {
+    let deep = |length: usize| (0..length / 100).map(|_| "d".repeat(99)).collect::<Vec<_>>().join("/");
+    let expected = format!("the layers hold a path of more than 4095 bytes, below `/{}`", "d".repeat(99));
+    refused(&[layer().records(&[("path", deep(5000).as_bytes())]).file("x", b"")], &expected);
+    // Each name is short enough, and the link between them leads deeper.
+    let through = deep(3000);
+    let records = [("path", through.as_bytes())];
+    let links = layer().records(&records).directory("x", 0o755).records(&[("linkpath", through.as_bytes())]);
+    let below = format!("l/{}", deep(2000));
+    refused(&[links.symlink("l", "x").records(&[("path", below.as_bytes())]).file("x", b"")], &expected);
+    let (merged, _) = merge(&[layer().records(&[("path", deep(4000).as_bytes())]).file("x", b"").stream()]).unwrap();
+    assert_eq!(listing(&merged).lines().count(), 40);
 }
 
 #[test]

@@ -158,7 +158,7 @@ impl Model {
                 Step::Symlink(path, target) => {
                     let place = self.place(path, true)?.ok_or(())?;
                     self.remove(&place);
-                    let node = self.node(0o644, What::Symlink(target.clone()));
+                    let node = self.node(0o777, What::Symlink(target.clone()));
                     self.nodes.insert(place, node);
                 }
                 Step::HardLink(path, target) => {
