@@ -8,7 +8,7 @@ use std::time::Duration;
 use sifu::image;
 use sifu::oci::digest::Digest;
 
-use crate::need::{FUSE, GPG, MIRROR, USERNS, lacks};
+use crate::need::{FUSE, GPG, MIRROR, ROOT, USERNS, lacks};
 use crate::support::{Output, Scratch, sifu};
 
 /// An archive of one package, in files. What is wrong with it, a test does.
@@ -160,6 +160,22 @@ fn line_of(image: &Path, name: &str) -> String {
     let tree = image.partition().expect("a partition").clone().into_tree("image.sif").expect("a tree");
     let dump = tree.dump().expect("contents");
     dump.lines().find(|line| line.starts_with(&format!("{name} "))).unwrap_or_default().to_owned()
+}
+
+/// As root alone: it takes longer than others.
+#[test]
+fn two_stages_can_be_made_of_packages() {
+    if lacks(&[ROOT, FUSE, MIRROR]) {
+        return;
+    }
+    let scratch = Scratch::new();
+    let header = "Bootstrap: debootstrap\nOSVersion: bookworm\n";
+    let text = format!("{header}Stage: one\n%post\n    echo made > /made\n\n{header}%files from one\n    /made\n");
+    scratch.file("debian.def", &text);
+    let build = sifu(&["build", "--sandbox", "box", "debian.def"]).current_dir(scratch.path());
+    let output = build.limit(Duration::from_secs(600)).run();
+    assert_eq!(output.code, Some(0), "{output:?}");
+    assert_eq!(fs::read_to_string(scratch.path().join("box/made")).expect("a file"), "made\n");
 }
 
 #[test]

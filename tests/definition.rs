@@ -379,6 +379,36 @@ fn extended_attributes_that_post_sets_are_those_of_the_image() {
 }
 
 #[test]
+fn a_section_without_a_line_leaves_what_the_base_says() {
+    if cannot_build() {
+        return;
+    }
+    let scratch = Scratch::new();
+    definition(&scratch, "%runscript\necho of the base\n%test\ntrue\n%help\nAsk the base.\n");
+    builds(&scratch, &["base.sif", "image.def"]);
+    scratch.file("next.def", "Bootstrap: localimage\nFrom: base.sif\n%runscript\n%startscript\n%test\n%help\n%post\n");
+    builds(&scratch, &["image.sif", "next.def"]);
+    says(&scratch, &["run", "image.sif"], "of the base\n");
+    says(&scratch, &["run-help", "image.sif"], "Ask the base.\n");
+}
+
+#[test]
+fn files_of_an_app_are_below_its_directory_whatever_their_target() {
+    if cannot_build() {
+        return;
+    }
+    let scratch = Scratch::new();
+    scratch.file("a", "content");
+    definition(&scratch, "%appfiles one\na\na /opt/b\na bin/\n");
+    builds(&scratch, &["image.sif", "image.def"]);
+    let find = ["exec", "image.sif", "find", "/scif/apps/one", "/opt", "-type", "f", "-size", "7c"];
+    let output = sifu(&find).current_dir(scratch.path()).run();
+    let mut found: Vec<_> = output.stdout.lines().collect();
+    found.sort_unstable();
+    assert_eq!(found, ["/scif/apps/one/a", "/scif/apps/one/bin/a", "/scif/apps/one/opt/b"], "{output:?}");
+}
+
+#[test]
 fn a_sandbox_has_the_modes_of_its_image() {
     if cannot_build() {
         return;

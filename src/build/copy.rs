@@ -116,7 +116,7 @@ pub struct Copied {
     pub left_out: u64,
 }
 
-/// Does the lines of a `%files` section. Targets that are relative, and sources without a target, are below `base`.
+/// Does the lines of a `%files` section. Targets, absolute ones too, and sources without a target are below `base`.
 pub fn copy(from: &Origin, into: &Rootfs, base: &ContainerPath, transfers: &[Transfer]) -> Result<Copied, BuildError> {
     let mut copied = Copied::default();
     for transfer in transfers {
@@ -188,16 +188,11 @@ impl Copier<'_> {
         is_single: bool,
     ) -> Result<ContainerPath, CopyProblem> {
         let no_target = || CopyProblem::NoTarget { path: String::from_utf8_lossy(source).into_owned() };
-        let below = |path: &[u8]| {
-            let absolute =
-                if path.starts_with(b"/") { path.to_vec() } else { [self.base.as_bytes(), b"/", path].concat() };
-            in_image(&absolute)
-        };
+        let below = |path: &[u8]| in_image(&[self.base.as_bytes(), b"/", path].concat());
         let (path, ends_in_slash) = match target {
             Some(target) => (below(&target.text), target.text.ends_with(b"/")),
             // The same path; for an app, below its directory.
-            None if self.base.is_root() => (in_image(source), false),
-            None => (below(source.strip_prefix(b"/").unwrap_or(source)), false),
+            None => (below(source), false),
         };
         let path = path.ok_or_else(no_target)?;
         let resolved = lookup::resolve(self.into.lookup(), &path)?;

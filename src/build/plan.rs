@@ -128,7 +128,7 @@ pub enum Action {
     CopyFromHost {
         transfers: Vec<Transfer>,
     },
-    /// Files of an app; its targets are relative to the app's directory.
+    /// Files of an app; its targets are below the app's directory.
     CopyForApp {
         app: String,
         transfers: Vec<Transfer>,
@@ -208,16 +208,18 @@ fn of_stage(definition: &Definition, index: usize, stage: &Stage, options: &Opti
             actions.push(Action::InstallApp { app: app.name.clone(), script: script.clone() });
         }
     }
+    // As in Apptainer: these have no names of their own for `--section`, so they come with all of it.
     let all = options.sections.is_all();
+    // A section without a line says nothing, and what the base image says stays.
+    let said = |script: &Option<Script>, wanted: bool| script.clone().filter(|s| wanted && !s.text.is_empty());
     actions.push(Action::Seal(Box::new(Seal {
         header: stage.header.clone(),
         definition: definition.text.clone(),
-        environment: stage.environment.clone().filter(|_| has(Chosen::Environment)),
-        // As in Apptainer: these have no names of their own for `--section`, so they come with all of it.
-        runscript: stage.runscript.clone().filter(|_| all),
-        startscript: stage.startscript.clone().filter(|_| all),
-        test: stage.test.clone().filter(|_| has(Chosen::Test)),
-        help: stage.help.clone().filter(|_| all),
+        environment: said(&stage.environment, has(Chosen::Environment)),
+        runscript: said(&stage.runscript, all),
+        startscript: said(&stage.startscript, all),
+        test: said(&stage.test, has(Chosen::Test)),
+        help: said(&stage.help, all),
         labels: if has(Chosen::Labels) { stage.labels.clone() } else { Vec::new() },
     })));
     if stage.test.as_ref().is_some_and(|test| !test.text.is_empty()) && has(Chosen::Test) && !options.skips_tests {

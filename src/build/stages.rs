@@ -93,17 +93,20 @@ impl Stages<'_> {
         };
         let mut root = {
             let work = self.work.path();
+            // Of its own: another stage can have a source of the same kind.
+            let source_files = work.join(format!("source-{index}"));
             let mut directory = |builder: &mut Builder| {
                 builder.become_root(&places(work, &path))?;
                 make_directory(&path).map(|()| HostPath::new(&*path))
             };
+            make_directory(&source_files)?;
             source.fetch(&mut Fetching {
                 builder: &mut self.builder,
                 directory: &mut directory,
                 access: self.access,
                 cache: self.cache,
                 architecture: self.architecture,
-                work: self.work.path(),
+                work: &source_files,
                 say: &mut *self.say,
             })?
         };

@@ -6,6 +6,7 @@
 //!     new                         the image or sandbox being made; renamed to images/demo.sif when it is whole
 //!     old                         what stood there before, on its way out
 //!     rootfs-0, rootfs-1 …        the file systems of stages (in another directory with --tmpdir)
+//!     source-0, source-1 …        what their sources need meanwhile: packages, an image that was fetched (the same)
 //! ```
 //!
 //! A build that was killed leaves its directory without a lock; the next build beside it removes it.
@@ -67,6 +68,8 @@ pub(super) fn existing(target: &Path) -> Result<Option<Kind>, BuildError> {
 impl Target {
     /// Prepares the making of `path`.
     pub fn begin(path: &Path, replace: bool) -> Result<Self, BuildError> {
+        // Without a slash at the end, which would ask for a directory.
+        let path = path.components().as_path();
         if existing(path)?.is_some() && !replace {
             return Err(BuildError::Exists { path: HostPath::new(path) });
         }
@@ -341,6 +344,15 @@ mod tests {
         assert!(!left.exists() && other.exists() && running.work.path.exists());
         drop((running, second));
         assert_eq!(scratch.names(), [".a.sif.sifu-notes"]);
+    }
+
+    #[test]
+    fn a_slash_at_the_end_is_no_part_of_the_name() {
+        let scratch = Scratch::new("slash");
+        let target = Target::begin(&scratch.0.join("a.sif/"), false).unwrap();
+        target.make_file().unwrap();
+        target.finish().unwrap();
+        assert_eq!(scratch.names(), ["a.sif"]);
     }
 
     #[test]

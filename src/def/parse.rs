@@ -119,8 +119,8 @@ impl Parser {
     ) -> Result<(), DefError> {
         let filled = self.fill(section, variables)?;
         let name = variables.fill(&section.line, &mut self.used)?;
-        let arguments = name.text.get(section.arguments_at..).unwrap_or_default().trim_ascii();
-        let arguments = String::from_utf8_lossy(arguments).into_owned();
+        let arguments = without_comment(name.text.get(section.arguments_at..).unwrap_or_default());
+        let arguments = String::from_utf8_lossy(arguments.trim_ascii()).into_owned();
         if section.name.is_kept() && (filled.holds_secret || name.holds_secret) {
             let text = format!("`%{}` writes a secret build argument into the image", section.name.as_str());
             self.warnings.push((section.line.number, text));

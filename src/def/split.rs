@@ -58,12 +58,13 @@ pub(super) struct RawSection<'a> {
     pub lines: Vec<Line<'a>>,
 }
 
-/// The lines of a file; a carriage return before the end of a line is no part of it.
+/// The lines of a file; a carriage return before the end of a line is no part of it, nor is a byte order mark at the top.
 pub(super) fn lines(text: &[u8]) -> Result<Vec<Line<'_>>, DefError> {
     let broken = |line, problem| DefError { line, column: 1, shown: Vec::new(), problem };
     if text.len() > MAX_BYTES {
         return Err(broken(1, Problem::TooLarge { limit_bytes: MAX_BYTES }));
     }
+    let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
     let text = text.strip_suffix(b"\n").unwrap_or(text);
     let mut lines = Vec::new();
     for (line, number) in text.split(|&b| b == b'\n').zip(1..) {

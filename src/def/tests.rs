@@ -50,6 +50,19 @@ fn a_header_has_keys_in_any_case_comments_and_continued_lines() {
 }
 
 #[test]
+fn a_byte_order_mark_is_no_part_of_the_first_line() {
+    assert_eq!(only_stage("\u{feff}Bootstrap: scratch\n").header.get("bootstrap"), Some("scratch"));
+}
+
+#[test]
+fn a_comment_after_the_name_of_a_section_is_no_argument() {
+    let stage =
+        only_stage("Bootstrap: scratch\n%post -u # as root\ntrue\n%test # nothing yet\ntrue\n%setup a#b\ntrue\n");
+    assert_eq!([&stage.post[0], &stage.setup[0]].map(|script| script.arguments.as_str()), ["-u", "a#b"]);
+    assert_eq!(stage.test.expect("a test").arguments, "");
+}
+
+#[test]
 fn a_first_stage_may_begin_with_another_key() {
     assert_eq!(only_stage("From: a.sif\nBootstrap: localimage\n").header.get("from"), Some("a.sif"));
 }
