@@ -2,12 +2,13 @@
 # Every recipe runs in the checkout, whatever its path: nothing here names it.
 
 .POSIX:
-.PHONY: help build static lint test conformance bench demo install fuzz clean
+.PHONY: help build static lint test conformance bench demo defs install fuzz clean
 
 help:
 	@echo 'make build        target/release/sifu and, beside it, the starter (static where this machine can)'
 	@echo 'make static       the same, static or not at all'
 	@echo 'make demo         build an image and run it, as an ordinary user'
+	@echo 'make defs         build and test every definition file of defs/, as ordinary users (DEFS="debian apps" for some)'
 	@echo 'make lint         formatting and clippy'
 	@echo 'make test         lint, build, and every test (TESTS=name for some)'
 	@echo 'make conformance  the cases of ../shared/conformance (CASES="--filter exec/*" for some)'
@@ -36,6 +37,9 @@ bench: build
 
 demo:
 	@sh setup/demo
+
+defs:
+	@sh setup/defs $(DEFS)
 
 install:
 	@PREFIX="$(PREFIX)" DESTDIR="$(DESTDIR)" SYSCONFDIR="$(SYSCONFDIR)" LINKS="$(LINKS)" sh setup/install
