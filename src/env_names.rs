@@ -89,6 +89,32 @@ pub const SLURM_PROCID: &str = "SLURM_PROCID";
 pub const OMPI_COMM_WORLD_SIZE: &str = "OMPI_COMM_WORLD_SIZE";
 pub const PMI_SIZE: &str = "PMI_SIZE";
 
+/// Whole names: what launchers tell each rank alone, by Slurm, PMIx, Open MPI, PMI, Hydra, MVAPICH, PALS and Flux. No plan
+/// of a container depends on their values.
+pub const OF_ONE_RANK: [&str; 21] = [
+    SLURM_PROCID,
+    "SLURM_LOCALID",
+    "SLURM_TASK_PID",
+    PMIX_RANK,
+    "PMIX_ID",
+    OMPI_COMM_WORLD_RANK,
+    "OMPI_COMM_WORLD_LOCAL_RANK",
+    "OMPI_COMM_WORLD_NODE_RANK",
+    "OMPI_MCA_ess_base_vpid",
+    "OMPI_MCA_orte_ess_node_rank",
+    PMI_RANK,
+    PMI_FD,
+    "PMI_ID",
+    "PMI_LOCAL_RANK",
+    "MPI_LOCALRANKID",
+    "MV2_COMM_WORLD_RANK",
+    "MV2_COMM_WORLD_LOCAL_RANK",
+    "PALS_RANKID",
+    "PALS_LOCAL_RANKID",
+    "FLUX_TASK_RANK",
+    "FLUX_TASK_LOCAL_ID",
+];
+
 /// Whole name: the plugin by which Slurm speaks to ranks.
 pub const SLURM_MPI_TYPE: &str = "SLURM_MPI_TYPE";
 

@@ -101,6 +101,96 @@ fn other_steps_other_options_and_those_who_refuse_have_their_own() {
 }
 
 #[test]
+fn each_rank_keeps_what_is_its_own() {
+    if lacks(START) {
+        return;
+    }
+    let name = step("own");
+    let script = "echo $PMIX_RANK $SHADE $(pwd) $(umask) $(readlink /proc/self/ns/mnt); read end; exit $PMIX_RANK";
+    let ranks: Vec<(String, Child)> = (0..8)
+        .map(|number| {
+            // Some differ in their number alone, some in more.
+            let (shade, directory, mask) = match number {
+                5 => ("red", "/", "0022"),
+                6 => ("blue", "/tmp", "0022"),
+                7 => ("blue", "/", "0077"),
+                _ => ("blue", "/", "0022"),
+            };
+            let child = Command::new("sh")
+                .args(["-c", &format!("umask {mask}; exec \"$@\""), "sh"])
+                .arg(sifu_path())
+                .arg("exec")
+                .arg(busybox_image())
+                .args(["sh", "-c", script])
+                .envs([("PMIX_NAMESPACE", name.as_str()), ("PMIX_SERVER_URI2", "here"), ("SHADE", shade)])
+                .env("PMIX_RANK", number.to_string())
+                .current_dir(directory)
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .spawn()
+                .expect("sifu can be started");
+            (format!("{number} {shade} {directory} {mask}"), child)
+        })
+        .collect();
+    let mut namespaces = BTreeSet::new();
+    let mut left = Vec::new();
+    for (number, (expected, child)) in ranks.into_iter().enumerate() {
+        let Rank { child, namespaces: said } = arrive(child);
+        let (own, namespace) = said.trim_end().rsplit_once(' ').expect("words");
+        assert_eq!(own, expected);
+        namespaces.insert(namespace.to_owned());
+        left.push((number, child));
+    }
+    assert_eq!(namespaces.len(), 1, "{namespaces:?}");
+    for (number, mut child) in left {
+        drop(child.stdin.take());
+        assert_eq!(child.wait().expect("it ends").code(), i32::try_from(number).ok());
+    }
+}
+
+#[test]
+fn an_image_that_is_exchanged_is_another() {
+    if lacks(START) {
+        return;
+    }
+    let (name, scratch) = (step("exchanged"), Scratch::new());
+    let path = scratch.path().join("a.sif");
+    let copy = || {
+        let new = scratch.path().join("new.sif");
+        std::fs::copy(busybox_image(), &new).expect("a copy");
+        std::fs::rename(&new, &path).expect("its place");
+    };
+    copy();
+    let first = arrive(begin(&name, &[], &path.clone().into()));
+    copy();
+    let other = arrive(begin(&name, &[], &path.clone().into()));
+    assert_ne!(first.namespaces, other.namespaces);
+    first.end();
+    other.end();
+}
+
+#[test]
+fn announced_ranks_that_never_come_are_not_waited_for_long() {
+    if lacks(START) {
+        return;
+    }
+    let name = step("announced");
+    let mut ids = BTreeSet::new();
+    for _ in 0..2 {
+        let mut rank = Command::new(sifu_path())
+            .arg("exec")
+            .arg(busybox_image())
+            .arg("true")
+            .envs([("PMIX_NAMESPACE", name.as_str()), ("PMIX_SERVER_URI2", "here"), ("OMPI_COMM_WORLD_SIZE", "64")])
+            .spawn()
+            .expect("sifu can be started");
+        ids.insert(rank.id().cast_signed());
+        assert!(rank.wait().expect("it ends").success());
+    }
+    check_that_no_server_is_left(&ids);
+}
+
+#[test]
 fn a_directory_is_shared_too() {
     if lacks(START) {
         return;

@@ -20,7 +20,7 @@ use super::plan::Planned;
 use super::process;
 use super::record::{Place, ProcessId, Record, Status};
 use super::store::{Entry, StoreError};
-use crate::launch::start::start as begin;
+use crate::launch::start::{Company, start as begin};
 use crate::report::{Failure, Hint};
 use crate::squashfs::Reader;
 use nix::errno::Errno;
@@ -380,7 +380,7 @@ impl Performer<'_> {
         }
         // The filter comes last: it may forbid what waiting for the start takes.
         let filter = std::mem::take(&mut self.planned.plan.seccomp);
-        match begin(&self.planned.plan, std::mem::take(&mut self.images), None, None) {
+        match begin(&self.planned.plan, std::mem::take(&mut self.images), None, None, Company::default()) {
             Ok(Launched::Left(pid)) => {
                 self.say(&Said::Pid(pid));
                 0

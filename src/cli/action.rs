@@ -6,18 +6,17 @@
 use std::ffi::{OsStr, OsString};
 use std::io::{Read, Write};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use super::unpack;
 use starter::paths::HostPath;
-use starter::perform::{Launched, PerformError, Stage};
+use starter::perform::{Launched, PerformError, Stage, Warning};
 use starter::plan::{Command, Emulation, LaunchPlan, Node};
 use starter::supervise::end_alike;
 
-use super::{accelerators, mpi};
+use super::{accelerators, mpi, ranks};
 use crate::conf::{self, SiteConfig};
 use crate::elf::Object;
 use crate::gpu::libraries::NARROW_DIRECTORY;
@@ -25,7 +24,7 @@ use crate::gpu::{BindKind, GpuBinds};
 use crate::host::facts::{Attempt, FuseDevice, HostFacts};
 use crate::host::{self, What, switches};
 use crate::host_command::{self, HostCommand, HostCommandError, server::HostCommands};
-use crate::image::{self, Image, ImageKind};
+use crate::image::{self, ImageKind};
 use crate::launch::binds::Bind;
 use crate::launch::diagnosis;
 use crate::launch::environment::{self, Action, EnvFile, Environment, EnvironmentFacts, Output, Pair, ShellProgram};
@@ -33,10 +32,9 @@ use crate::launch::job;
 use crate::launch::layout::{self, LayoutFacts, Root};
 use crate::launch::mount_method::{MountMethod, mount_method};
 use crate::launch::plan::{self, Parts, PlanError};
-use crate::launch::ranks::{self, Surroundings};
-use crate::launch::request::{LaunchRequest, Sharing};
+use crate::launch::request::LaunchRequest;
 use crate::launch::seccomp::{self, Architecture, SeccompContext};
-use crate::launch::start::{self, start};
+use crate::launch::start::{self, Company, start};
 use crate::remembered::{Journal, JournalError};
 use crate::report::{self, Failure, cause, failure};
 use crate::squashfs;
@@ -50,11 +48,25 @@ const MAX_TEXT_BYTES: u64 = 1 << 20;
 /// Starts the container and becomes its program. Returns when that fails, or when a pid namespace keeps this process
 /// outside as the parent.
 pub fn run(request: &LaunchRequest) -> Result<ExitCode, Failure> {
+    let listener = match ranks::meet_early(request) {
+        ranks::Met::Group { group, plan } => {
+            // Whoever came first has looked at everything else for all.
+            if mpi::speaks_for_all().is_some()
+                && let Ok(image) = image::open(&request.image)
+            {
+                mpi::warn_of_singletons(request, image.root());
+            }
+            let entered = group.join(&plan).map_err(|error| explained(&error, FuseDevice::NotObserved))?;
+            entered.warnings.iter().for_each(warn);
+            return Err(explained(&starter::perform::exec(&plan, &entered.environment), FuseDevice::NotObserved));
+        }
+        ranks::Met::Nobody(listener) => listener,
+    };
     let ready = match prepare(request, Purpose::Start)? {
         Prepared::Ready(ready) => *ready,
         Prepared::Ended(code) => return Ok(ExitCode::from(code)),
     };
-    let Ready { plan, images, output, fuse, host_commands } = ready;
+    let Ready { plan, plan_for_others, images, output, fuse, host_commands } = ready;
     if report::level() >= report::DEBUG {
         report::debug(format_args!("launch plan:\n{}", String::from_utf8_lossy(&plan.to_text())));
     }
@@ -63,13 +75,12 @@ pub fn run(request: &LaunchRequest) -> Result<ExitCode, Failure> {
         commands: host_commands,
         inside: plan.environment.iter().map(|(name, _)| name.clone()).collect(),
     });
-    match start(&plan, images, journal, host_commands).map_err(|error| explained(&error, fuse))? {
+    let company = Company { ranks: ranks::announced(), early: listener.zip(plan_for_others) };
+    match start(&plan, images, journal, host_commands, company).map_err(|error| explained(&error, fuse))? {
         Launched::Ended(ended) => Ok(ExitCode::from(end_alike(ended))),
         Launched::Left(_) => Ok(ExitCode::SUCCESS),
         Launched::Inside(entered) => {
-            for warning in &entered.warnings {
-                if warning.is_harmless() { report::verbose(warning) } else { report::warning(warning) }
-            }
+            entered.warnings.iter().for_each(warn);
             pass_on(&output);
             if let Command::EmbeddedShell { driver, arguments } = &plan.command {
                 let words = std::iter::once(b"-c".to_vec()).chain([driver.clone()]).chain(arguments.iter().cloned());
@@ -80,6 +91,10 @@ pub fn run(request: &LaunchRequest) -> Result<ExitCode, Failure> {
             Err(explained(&starter::perform::exec(&plan, &entered.environment), fuse))
         }
     }
+}
+
+fn warn(warning: &Warning) {
+    if warning.is_harmless() { report::verbose(warning) } else { report::warning(warning) }
 }
 
 /// The records of a root emulation: in memory only where a directory has no place for them.
@@ -125,6 +140,8 @@ enum Purpose {
 /// A launch that is decided.
 struct Ready {
     plan: LaunchPlan,
+    /// What of it ranks need that differ in their number alone, if that is all there is to say.
+    plan_for_others: Option<Vec<u8>>,
     /// The image server's connections, each with the nodes that it shows in addition.
     images: Vec<(squashfs::Reader, Vec<Node>)>,
     /// What the image's scripts said while they were evaluated.
@@ -282,19 +299,21 @@ fn prepare(request: &LaunchRequest, purpose: Purpose) -> Result<Prepared, Failur
     for notice in &notices {
         if notice.is_information() { report::info(notice) } else { report::warning(notice) }
     }
-    let (command, variables, output) = match evaluated {
+    let (command, variables, unseen, output) = match evaluated {
         Environment::Ended { code, output } => {
             pass_on(&output);
             return Ok(Prepared::Ended(code));
         }
-        Environment::Known { variables, output } => {
-            let arguments =
-                environment::oci_runscript(&arguments, &variables, &facts, image.root()).unwrap_or(arguments);
-            (Command::Program { arguments }, variables, output)
+        Environment::Known { variables, unseen, output } => {
+            match environment::oci_runscript(&arguments, &variables, &facts, image.root()) {
+                // It may have looked at anything.
+                Some(arguments) => (Command::Program { arguments }, variables, None, output),
+                None => (Command::Program { arguments }, variables, Some(unseen), output),
+            }
         }
         Environment::NeedsShell { reason, shell, driver, initial } => {
             report::verbose(format_args!("the image's environment scripts need a shell: {reason}"));
-            (shell_command(shell, driver, arguments), initial, Output::default())
+            (shell_command(shell, driver, arguments), initial, None, Output::default())
         }
     };
     let seccomp = match &security.seccomp_file {
@@ -311,8 +330,12 @@ fn prepare(request: &LaunchRequest, purpose: Purpose) -> Result<Prepared, Failur
         remove: unpacked.map(|image| HostPath::new(image.release())),
     };
     let mut plan = plan::assemble(request, &site, parts).map_err(|error| failure(&error))?;
-    plan.share = share_name(request, &facts.host, &plan, &image);
-    Ok(Prepared::Ready(Box::new(Ready { plan, images, output, fuse: host.fuse, host_commands })))
+    plan.share = ranks::share_name(request, &facts.host, &plan, &image);
+    // What scripts say is for every rank to hear, and accelerators are given to each.
+    let plan_for_others = unseen
+        .filter(|_| plan.share.is_some() && output == Output::default() && accelerators == GpuBinds::default())
+        .and_then(|unseen| crate::launch::ranks::plan_for_others(&plan, &unseen));
+    Ok(Prepared::Ready(Box::new(Ready { plan, plan_for_others, images, output, fuse: host.fuse, host_commands })))
 }
 
 fn host_commands(request: &LaunchRequest) -> Result<Vec<HostCommand>, Failure> {
@@ -339,35 +362,6 @@ fn host_variables(accelerators: &GpuBinds) -> Vec<Pair> {
 
 fn variables() -> impl Iterator<Item = Pair> {
     std::env::vars_os().map(|(name, value)| (name.into_vec(), value.into_vec()))
-}
-
-/// The name under which other ranks of this job step find the container, if it is to be shared.
-fn share_name(request: &LaunchRequest, variables: &[Pair], plan: &LaunchPlan, image: &Image) -> Option<Vec<u8>> {
-    let step = ranks::job_step(variables, parent);
-    let step = match request.sharing {
-        Sharing::Always => step.or_else(|| Some(ranks::siblings(parent()))),
-        Sharing::WithinJobStep | Sharing::Never => step,
-    }?;
-    let stat = nix::sys::stat::fstat(image.fd()).ok()?;
-    let inode = |namespace: &str| std::fs::metadata(format!("/proc/self/ns/{namespace}")).map(|file| file.ino()).ok();
-    let surroundings = Surroundings {
-        uid: nix::unistd::geteuid().as_raw(),
-        image: [
-            stat.st_dev,
-            stat.st_ino,
-            stat.st_size.cast_unsigned(),
-            stat.st_ctime.cast_unsigned(),
-            stat.st_ctime_nsec.cast_unsigned(),
-        ],
-        namespaces: [inode("mnt")?, inode("pid")?],
-    };
-    ranks::share_name(request, Some(&step), plan, &surroundings)
-}
-
-/// The process that started this one, and when it was started itself, in ticks since the machine was.
-fn parent() -> (u32, u64) {
-    let id = std::os::unix::process::parent_id();
-    (id, unpack::start_of(id).unwrap_or(0))
 }
 
 pub(super) fn allowed_kind(site: &SiteConfig, kind: ImageKind) -> Result<(), Failure> {

@@ -26,6 +26,7 @@ pub mod parse;
 pub mod progress;
 pub mod pull;
 pub mod push;
+mod ranks;
 pub mod registry;
 pub mod remote;
 pub mod remote_commands;

@@ -59,7 +59,7 @@ pub fn prepare(request: &LaunchRequest, root: &dyn Lookup) -> Result<MpiBinds, F
 
 /// Warns where the ranks of this job would each be alone. The first rank speaks for all.
 pub fn warn_of_singletons(request: &LaunchRequest, root: &dyn Lookup) {
-    let Some(launcher) = launcher::of_variables(&variables()).filter(Launcher::is_first_of_several) else { return };
+    let Some(launcher) = speaks_for_all() else { return };
     // A warning is no reason to fail: what the image can't tell, its start will.
     if let Ok(Some(reason)) = singletons(request, root, &launcher) {
         let ranks = launcher.size.unwrap_or_default();
@@ -68,6 +68,11 @@ pub fn warn_of_singletons(request: &LaunchRequest, root: &dyn Lookup) {
              what fits"
         ));
     }
+}
+
+/// The launcher of this process, if that is the one rank of several that speaks for all.
+pub fn speaks_for_all() -> Option<Launcher> {
+    launcher::of_variables(&variables()).filter(Launcher::is_first_of_several)
 }
 
 fn singletons(request: &LaunchRequest, root: &dyn Lookup, launcher: &Launcher) -> Result<Option<String>, LookupError> {

@@ -65,13 +65,7 @@ pub fn load(given: Option<&Path>) -> Result<SiteConfig, ConfError> {
 
 /// Reads the settings of the same file that [`load`] takes; none where there is no file.
 pub fn read(given: Option<&Path>) -> Result<Option<Settings>, ConfError> {
-    let path = match given {
-        Some(path) => path.to_owned(),
-        None => match installed_path() {
-            Some(path) => path,
-            None => return Ok(None),
-        },
-    };
+    let Some(path) = path(given) else { return Ok(None) };
     let text = match read_bounded(&path) {
         Ok(text) => text,
         Err(error) if given.is_none() && matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
@@ -89,9 +83,14 @@ pub fn read(given: Option<&Path>) -> Result<Option<Settings>, ConfError> {
     }
 }
 
+/// The path of the configuration that [`load`] takes, if there is one.
+pub fn path(given: Option<&Path>) -> Option<PathBuf> {
+    given.map(Path::to_owned).or_else(installed_path)
+}
+
 /// The path of the file called `name` beside the configuration that [`load`] takes.
 pub fn path_beside(given: Option<&Path>, name: &str) -> Option<PathBuf> {
-    given.map(Path::to_owned).or_else(installed_path).map(|path| path.with_file_name(name))
+    path(given).map(|path| path.with_file_name(name))
 }
 
 /// Reads the file called `name` beside the configuration that [`load`] takes; `None` where there is none.

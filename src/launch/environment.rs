@@ -119,8 +119,9 @@ pub struct EnvFile {
 /// The payload's environment, as far as it can be known before the start.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Environment {
-    /// All of it, sorted by name; and what the image's scripts said, to be passed on before the payload starts.
-    Known { variables: Vec<Pair>, output: Output },
+    /// All of it, sorted by name; which of the caller's variables came back unseen by the image, and so with the caller's
+    /// values, whatever those are; and what the image's scripts said, to be passed on before the payload starts.
+    Known { variables: Vec<Pair>, unseen: Vec<Vec<u8>>, output: Output },
     /// A script of the image ends the start with this exit code.
     Ended { code: u8, output: Output },
     /// A script needs a process. `shell -c DRIVER sh PROGRAM ARGUMENTS…`, started with the variables of `initial`,
@@ -655,11 +656,11 @@ impl Evaluation<'_> {
             Err(Stop::NeedsShell { reason }) => return Err(reason),
             Err(Stop::Exec { .. }) => return Err("becomes another program".to_owned()),
         }
-        self.finish(&mut shell);
+        let unseen = self.finish(&mut shell);
         let mut variables = shell.exported();
         variables.extend(self.start.untouchable.iter().map(|(n, v)| (n.clone(), v.clone())));
         variables.sort();
-        Ok(Environment::Known { variables, output: output(&mut shell) })
+        Ok(Environment::Known { variables, unseen, output: output(&mut shell) })
     }
 
     fn perform(&self, shell: &mut Shell<PureWorld<'_>>) -> Result<(), Stop> {
@@ -713,11 +714,15 @@ impl Evaluation<'_> {
         wide.into_iter().chain(self.facts.narrow_libraries_bound.then_some(NARROW_LIBRARIES))
     }
 
-    /// Brings back what was set aside, and sets what always is.
-    fn finish(&self, shell: &mut Shell<PureWorld<'_>>) {
+    /// Brings back what was set aside, and sets what always is; says what came back.
+    fn finish(&self, shell: &mut Shell<PureWorld<'_>>) -> Vec<Vec<u8>> {
+        let mut unseen = Vec::new();
         for (name, value) in &self.start.hidden {
             match shell.get(name) {
-                None => shell.define(name, value, true),
+                None => {
+                    shell.define(name, value, true);
+                    unseen.push(name.clone());
+                }
                 Some(b"") => shell.forget(name),
                 Some(_) => {}
             }
@@ -755,6 +760,7 @@ impl Evaluation<'_> {
         if let Some(path) = self.shell_variable {
             shell.define(b"SHELL", path.as_bytes(), true);
         }
+        unseen
     }
 
     /// The variables that the driver starts with. Values that are set aside travel under other names, not in the

@@ -20,11 +20,12 @@ use crate::root_emulation;
 use crate::serve::{self, Invented, InventedContent, Owner, ServeOptions, end_of_this_process};
 use crate::squashfs::Reader;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::signal::SigSet;
 use nix::sys::socket::{getsockopt, sockopt};
-use starter::image_server::{MOUNT_NAMESPACE, USER_NAMESPACE, receive, send_rank};
+use starter::image_server::{EARLY_RANK, MOUNT_NAMESPACE, PLAN, RANK, USER_NAMESPACE, receive, send_rank};
 use starter::paths::HostPath;
-use starter::perform::{self, Launched, PerformError};
+use starter::perform::{self, Entered, Launched, PerformError};
 use starter::plan::{Emulation, Identity, LaunchPlan, Node, NodeContent, Records};
 use starter::sys;
 use starter::trapped::Scope;
@@ -32,8 +33,18 @@ use std::fs::File;
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::linux::net::SocketAddrExt;
+use std::os::unix::fs::FileExt;
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use std::time::Duration;
+
+/// Whom a container is shared with.
+#[derive(Default)]
+pub struct Company {
+    /// How many ranks of its job step this node has at most, where that is known.
+    pub ranks: Option<u32>,
+    /// Where those meet this process that have no plan yet, and what of its own they need.
+    pub early: Option<(UnixListener, Vec<u8>)>,
+}
 
 /// Starts the servers that `plan` needs, and performs all of it but its command. The process must have one thread.
 ///
@@ -44,20 +55,25 @@ pub fn start(
     images: Vec<(Reader, Vec<Node>)>,
     journal: Option<Journal>,
     host_commands: Option<HostCommands>,
+    company: Company,
 ) -> Result<Launched, PerformError> {
     sys::shield_descriptors();
     if let Some(directory) = &plan.parent.remove {
         remove_at_the_end(directory)?;
     }
     let host = host_commands.map(start_host_commands).transpose()?;
-    let listener = match plan.share.as_deref().map(meet) {
-        Some(Meeting::Join { user, mounts }) => return perform::join(plan, &user, &mounts).map(Launched::Inside),
-        Some(Meeting::First(listener)) => Some(listener.into()),
-        Some(Meeting::Alone) | None => None,
+    let meeting = match plan.share.as_deref().map(|name| meet(name, join)) {
+        Some(Met::Group((user, mounts))) => return perform::join(plan, &user, &mounts).map(Launched::Inside),
+        Some(Met::Nobody(listener)) => Some(serve::Meeting {
+            listener: listener.into(),
+            early: company.early.and_then(|(listener, plan)| Some((listener.into(), kept_in_memory(&plan).ok()?))),
+            ranks: company.ranks,
+        }),
+        Some(Met::Strangers) | None => None,
     };
     // Somebody has to keep the namespaces of a container that others may join, even if no image is to be served.
-    let served = !images.is_empty() || listener.is_some();
-    let control = if served { Some(start_server(plan, images, listener)?) } else { None };
+    let served = !images.is_empty() || meeting.is_some();
+    let control = if served { Some(start_server(plan, images, meeting)?) } else { None };
     let supervisor = match (&plan.emulation, journal) {
         (Some(emulation), Some(journal)) => Some(start_supervisor(emulation.scope, journal)?),
         _ => None,
@@ -101,7 +117,7 @@ fn start_supervisor(scope: Scope, journal: Journal) -> Result<UnixStream, Perfor
 fn start_server(
     plan: &LaunchPlan,
     images: Vec<(Reader, Vec<Node>)>,
-    ranks: Option<OwnedFd>,
+    ranks: Option<serve::Meeting>,
 ) -> Result<UnixStream, PerformError> {
     let owner = owner_of(&plan.identity);
     let images: Vec<_> = images
@@ -117,46 +133,87 @@ fn start_server(
     Ok(ours)
 }
 
-/// What comes of a name that several processes know.
-enum Meeting {
-    /// Somebody was here before.
-    Join { user: OwnedFd, mounts: OwnedFd },
+/// Who was met under a name that several processes know.
+enum Met<G> {
+    /// Those who were here before, with what they gave.
+    Group(G),
     /// This process is the first.
-    First(UnixListener),
+    Nobody(UnixListener),
     /// There is no agreement to be had; a container of one's own always works.
+    Strangers,
+}
+
+/// What comes of looking for others before there is a plan.
+pub enum Early {
+    /// There is a container for this process; and a plan for it, by [`super::ranks::plan_for_others`].
+    Group(EarlyGroup),
+    /// This process is the first; others will look for it here.
+    First(UnixListener),
+    /// A plan of one's own is needed.
     Alone,
 }
 
-/// Meets the other ranks under `name`, or becomes the first of them.
-fn meet(name: &[u8]) -> Meeting {
+/// A container that can be joined without a plan of one's own.
+pub struct EarlyGroup {
+    pub plan: Vec<u8>,
+    user: OwnedFd,
+    mounts: OwnedFd,
+}
+
+impl EarlyGroup {
+    /// Joins it. The process must have one thread.
+    pub fn join(&self, plan: &LaunchPlan) -> Result<Entered, PerformError> {
+        sys::shield_descriptors();
+        perform::join(plan, &self.user, &self.mounts)
+    }
+}
+
+/// Looks for others under the name that ranks have before they have a plan, and waits for it while the first of them is
+/// still at work.
+pub fn meet_early(name: &[u8]) -> Early {
+    // Where the first one has nothing to give, its name is free again at once; to take it would let others wait in vain.
+    let met = meet(name, |stream| match join_early(stream) {
+        Ok(Some(group)) => Ok(Some(group)),
+        _ => Err(std::io::ErrorKind::NotFound.into()),
+    });
+    match met {
+        Met::Group(group) => Early::Group(group),
+        Met::Nobody(listener) => Early::First(listener),
+        Met::Strangers => Early::Alone,
+    }
+}
+
+/// Meets the other ranks under `name`, or becomes the first of them. `join` gets what they have to give; `None` where they
+/// have just gone.
+fn meet<G>(name: &[u8], mut join: impl FnMut(&UnixStream) -> std::io::Result<Option<G>>) -> Met<G> {
     /// A name changes hands when a container ends just now.
     const ATTEMPTS: u32 = 20;
     /// The first rank may be slow on a busy node; one that is stopped is not waited for.
     const PATIENCE: Duration = Duration::from_secs(20);
-    let Ok(address) = SocketAddr::from_abstract_name(name) else { return Meeting::Alone };
+    let Ok(address) = SocketAddr::from_abstract_name(name) else { return Met::Strangers };
     for attempt in 0..ATTEMPTS {
         match UnixStream::connect_addr(&address) {
             Ok(stream) => {
                 if stream.set_read_timeout(Some(PATIENCE)).is_err() || !is_of_this_user(&stream) {
-                    return Meeting::Alone;
+                    return Met::Strangers;
                 }
                 match join(&stream) {
-                    Ok(Some((user, mounts))) => return Meeting::Join { user, mounts },
+                    Ok(Some(group)) => return Met::Group(group),
                     // It has just ended, or failed.
                     Ok(None) => {}
-                    Err(_) => return Meeting::Alone,
+                    Err(_) => return Met::Strangers,
                 }
             }
             Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
                 if let Ok(listener) = UnixListener::bind_addr(&address) {
-                    return Meeting::First(listener);
+                    return Met::Nobody(listener);
                 }
             }
-            Err(_) => return Meeting::Alone,
+            Err(_) => return Met::Strangers,
         }
         std::thread::sleep(Duration::from_micros(200 * u64::from(attempt)));
     }
-    Meeting::Alone
+    Met::Strangers
 }
 
 /// Anybody may take a name; only what this user has made is joined.
@@ -164,18 +221,52 @@ fn is_of_this_user(stream: &UnixStream) -> bool {
     getsockopt(stream, sockopt::PeerCredentials).is_ok_and(|peer| peer.uid() == nix::unistd::geteuid().as_raw())
 }
 
+/// Gets the two namespaces.
 fn join(stream: &UnixStream) -> std::io::Result<Option<(OwnedFd, OwnedFd)>> {
-    if send_rank(stream, end_of_this_process()?).is_err() {
+    if send_rank(stream, RANK, end_of_this_process()?).is_err() {
         return Ok(None);
     }
-    let next = |expected| match receive(stream) {
+    namespaces(stream)
+}
+
+/// Gets the plan and the two namespaces.
+fn join_early(stream: &UnixStream) -> std::io::Result<Option<EarlyGroup>> {
+    if send_rank(stream, EARLY_RANK, end_of_this_process()?).is_err() {
+        return Ok(None);
+    }
+    let Some(plan) = next(stream, PLAN)? else { return Ok(None) };
+    let Some((user, mounts)) = namespaces(stream)? else { return Ok(None) };
+    Ok(Some(EarlyGroup { plan: whole(plan)?, user, mounts }))
+}
+
+fn namespaces(stream: &UnixStream) -> std::io::Result<Option<(OwnedFd, OwnedFd)>> {
+    let Some(user) = next(stream, USER_NAMESPACE)? else { return Ok(None) };
+    Ok(next(stream, MOUNT_NAMESPACE)?.map(|mounts| (user, mounts)))
+}
+
+/// The descriptor that the next message brings; `None` if it is of another kind, or the other side is gone.
+fn next(stream: &UnixStream, expected: u8) -> std::io::Result<Option<OwnedFd>> {
+    match receive(stream) {
         Ok(Some((kind, descriptor))) if kind == expected => Ok(Some(descriptor)),
         Ok(_) => Ok(None),
         Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => Ok(None),
         Err(error) => Err(error),
-    };
-    let Some(user) = next(USER_NAMESPACE)? else { return Ok(None) };
-    Ok(next(MOUNT_NAMESPACE)?.map(|mounts| (user, mounts)))
+    }
+}
+
+/// A file that holds `content` and has no name.
+fn kept_in_memory(content: &[u8]) -> std::io::Result<OwnedFd> {
+    let file = File::from(memfd_create(c"sifu-plan", MFdFlags::MFD_CLOEXEC)?);
+    file.write_all_at(content, 0)?;
+    Ok(file.into())
+}
+
+/// What such a file holds; several processes read it by one descriptor, so its position means nothing.
+fn whole(file: OwnedFd) -> std::io::Result<Vec<u8>> {
+    let file = File::from(file);
+    let mut content = vec![0; usize::try_from(file.metadata()?.len()).unwrap_or(0)];
+    file.read_exact_at(&mut content, 0)?;
+    Ok(content)
 }
 
 /// Ids inside: one user has all files, unless a range of ids gives every owner of the image a place.

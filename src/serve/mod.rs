@@ -24,6 +24,7 @@ mod witness;
 
 pub use invented::{Invented, InventedContent};
 pub(crate) use process::settle;
+pub use ranks::Meeting;
 pub use starter::image_server::{send_fuse, send_mount_namespace};
 pub use witness::end_of_this_process;
 
@@ -51,9 +52,9 @@ pub enum Owner {
 ///
 /// Call it in a process forked for this, with one thread. `control` gets the descriptors ([`send_fuse`] once per image,
 /// [`send_mount_namespace`]); if it is closed before the first arrives, the server ends. `owner` comes from
-/// [`end_of_this_process`]: when that process has ended, the mount namespace is let go. `ranks` is a listening socket: whoever joins over it (see
-/// [`starter::image_server`]) is an owner too.
-pub fn run(images: Vec<(Reader, ServeOptions)>, control: OwnedFd, owner: Option<OwnedFd>, ranks: Option<OwnedFd>) -> ! {
+/// [`end_of_this_process`]: when that process has ended, the mount namespace is let go. whoever joins over the sockets of
+/// `ranks` (see [`starter::image_server`]) is an owner too.
+pub fn run(images: Vec<(Reader, ServeOptions)>, control: OwnedFd, owner: Option<OwnedFd>, ranks: Option<Meeting>) -> ! {
     let code = threads::serve(images, control, owner, ranks);
     starter::sys::exit_immediately(code)
 }

@@ -11,7 +11,7 @@
 use super::ServeOptions;
 use super::control::{self, Message};
 use super::process;
-use super::ranks::{Namespaces, Ranks};
+use super::ranks::{Meeting, Namespaces, PATIENCE, Ranks};
 use super::served::{Answer, Served, Work};
 use super::wire::{self, REPLY_HEADER_BYTES, REQUEST_BYTES_MAX, Request};
 use crate::squashfs::{Ahead, Piece, Reader};
@@ -68,11 +68,11 @@ pub(super) fn serve(
     images: Vec<(Reader, ServeOptions)>,
     control: OwnedFd,
     owner: Option<OwnedFd>,
-    ranks: Option<OwnedFd>,
+    ranks: Option<Meeting>,
 ) -> i32 {
     let mut needed: Vec<BorrowedFd<'_>> = vec![control.as_fd()];
     needed.extend(owner.as_ref().map(AsFd::as_fd));
-    needed.extend(ranks.as_ref().map(AsFd::as_fd));
+    needed.extend(ranks.iter().flat_map(Meeting::descriptors));
     needed.extend(images.iter().filter_map(|(reader, _)| reader.descriptor()));
     process::settle(c"sifu-serve", &needed);
     drop(needed);
@@ -105,7 +105,8 @@ enum Source {
     Control,
     /// Index of an owner.
     Owner(usize),
-    Rank,
+    /// Index of a listener.
+    Rank(usize),
     /// Index of an arrival.
     Arrival(usize),
     Wake,
@@ -122,6 +123,8 @@ fn watch(server: &Arc<Server>, control: OwnedFd, owner: Option<OwnedFd>, mut ran
     let mut request = [0; REQUEST_BYTES_MAX];
     let mut work = Work::new();
     let mut measuring = false;
+    // Since when nobody has owned the container, while there are ranks that may.
+    let mut forsaken: Option<Instant> = None;
     loop {
         let mut sources = Vec::with_capacity(4);
         let mut descriptors = Vec::with_capacity(4);
@@ -135,8 +138,8 @@ fn watch(server: &Arc<Server>, control: OwnedFd, owner: Option<OwnedFd>, mut ran
         for (index, owner) in owners.iter().enumerate() {
             wait_for(Source::Owner(index), owner.as_fd());
         }
-        if let Some(listener) = ranks.listener() {
-            wait_for(Source::Rank, listener);
+        for (index, listener) in ranks.listeners().enumerate() {
+            wait_for(Source::Rank(index), listener);
         }
         for (index, arrival) in ranks.arrivals().enumerate() {
             wait_for(Source::Arrival(index), arrival);
@@ -154,6 +157,9 @@ fn watch(server: &Arc<Server>, control: OwnedFd, owner: Option<OwnedFd>, mut ran
         }
         let timeout = if eager.is_on() {
             PollTimeout::ZERO
+        } else if let Some(since) = forsaken {
+            let left = PATIENCE.saturating_sub(since.elapsed()).as_millis();
+            PollTimeout::from(u16::try_from(left).unwrap_or(u16::MAX).saturating_add(1))
         } else if measuring {
             PollTimeout::from(IDLE_MILLISECONDS)
         } else {
@@ -164,6 +170,7 @@ fn watch(server: &Arc<Server>, control: OwnedFd, owner: Option<OwnedFd>, mut ran
                 eager.give_way();
                 continue;
             }
+            Ok(0) if forsaken.is_some() => Vec::new(),
             Ok(0) => {
                 // Not a READ for the whole time: give the memory back, and sleep until the next one.
                 measuring = server.active.swap(false, Ordering::Relaxed);
@@ -216,7 +223,10 @@ fn watch(server: &Arc<Server>, control: OwnedFd, owner: Option<OwnedFd>, mut ran
                 Source::Owner(index) => {
                     ended.push(index);
                 }
-                Source::Rank => ranks.accept(),
+                Source::Rank(index) => {
+                    owners.extend(ranks.accept(index));
+                    ranks.serve(&namespaces);
+                }
                 // One at a time: the others have another index now.
                 Source::Arrival(index) if !heard => {
                     heard = true;
@@ -254,8 +264,16 @@ fn watch(server: &Arc<Server>, control: OwnedFd, owner: Option<OwnedFd>, mut ran
         for index in ended.into_iter().rev() {
             owners.swap_remove(index);
         }
-        if owned && owners.is_empty() {
+        if !owned || !owners.is_empty() {
+            forsaken = None;
+        } else if namespaces.mount.is_some()
+            && ranks.more_are_announced()
+            && forsaken.get_or_insert_with(Instant::now).elapsed() < PATIENCE
+        {
+            // The next one comes.
+        } else {
             // The last one to hold it takes the namespace down: here, where nobody waits for it.
+            forsaken = None;
             ranks.close();
             namespaces = Namespaces::default();
         }

@@ -12,7 +12,9 @@
 //!
 //! ```text
 //!   'R' 0        rank to server: a descriptor of the rank's process, which is an owner from now on
+//!   'E' 0        the same, by a rank that has no plan of its own
 //!   'U' 0, 'N' 0 server to rank: the namespaces, once they are there
+//!   'P' 0        before them, to a rank without a plan: a file that holds what it needs of the first rank's
 //! ```
 
 use nix::errno::Errno;
@@ -28,6 +30,10 @@ pub const MOUNT_NAMESPACE: u8 = b'N';
 pub const USER_NAMESPACE: u8 = b'U';
 /// First byte of the message by which a rank joins.
 pub const RANK: u8 = b'R';
+/// First byte of the message by which a rank joins that has no plan of its own.
+pub const EARLY_RANK: u8 = b'E';
+/// First byte of the message that brings a plan.
+pub const PLAN: u8 = b'P';
 
 /// Hands the server the `/dev/fuse` descriptor of image `index`; the file system must be mounted.
 pub fn send_fuse(control: impl AsFd, index: u8, fuse: impl AsFd) -> io::Result<()> {
@@ -45,9 +51,15 @@ pub fn send_user_namespace(control: impl AsFd, namespace: impl AsFd) -> io::Resu
     send(control.as_fd(), [USER_NAMESPACE, 0], namespace.as_fd())
 }
 
-/// Tells the server that a process wants to join; `end` becomes readable when it has ended.
-pub fn send_rank(server: impl AsFd, end: impl AsFd) -> io::Result<()> {
-    send(server.as_fd(), [RANK, 0], end.as_fd())
+/// Tells the server that a process wants to join, as a [`RANK`] or an [`EARLY_RANK`]; `end` becomes readable when it has
+/// ended.
+pub fn send_rank(server: impl AsFd, kind: u8, end: impl AsFd) -> io::Result<()> {
+    send(server.as_fd(), [kind, 0], end.as_fd())
+}
+
+/// Hands a rank the file with the first rank's plan.
+pub fn send_plan(rank: impl AsFd, plan: impl AsFd) -> io::Result<()> {
+    send(rank.as_fd(), [PLAN, 0], plan.as_fd())
 }
 
 /// Waits for one message: its first byte and its descriptor; `None` when the other side is gone.

@@ -197,7 +197,7 @@ impl Case {
 
     fn known(&self, image: &Image) -> Vec<Pair> {
         match self.environment(image) {
-            Environment::Known { variables, output } => {
+            Environment::Known { variables, output, .. } => {
                 assert_eq!(output, Output::default());
                 variables
             }
@@ -205,6 +205,20 @@ impl Case {
             Environment::Ended { code, output } => panic!("ended with {code}: {output:?}"),
         }
     }
+}
+
+#[test]
+fn what_the_image_has_not_set_comes_back_unseen() {
+    let image =
+        plain().file("/.singularity.d/env/20-first.sh", "export PMI_RANK=image\nexport PMIX_RANK=\n: $SLURM_PROCID\n");
+    let case = with(&["PMI_RANK=1", "PMIX_RANK=2", "SLURM_PROCID=3", "SIFUENV_PMI_FD=4", "PMI_FD=5"]);
+    let Environment::Known { variables, unseen, .. } = case.environment(&image) else { panic!("not known") };
+    let value = |name: &str| variables.iter().find(|(n, _)| n == name.as_bytes()).map(|(_, v)| text(v));
+    let came = |name: &str| unseen.iter().any(|n| n == name.as_bytes());
+    assert_eq!((value("SLURM_PROCID"), came("SLURM_PROCID")), (Some("3".into()), true));
+    assert_eq!((value("PMI_RANK"), came("PMI_RANK")), (Some("image".into()), false));
+    assert_eq!((value("PMIX_RANK"), came("PMIX_RANK")), (None, false));
+    assert_eq!((value("PMI_FD"), came("PMI_FD")), (Some("4".into()), false));
 }
 
 /// `NAME=value`: is set so; `NAME`: is not set.
