@@ -14,8 +14,10 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::need::{APPTAINER, BUSYBOX, FUSE, SIFU, USERNS, lacks};
+use crate::need::{APPTAINER, BUSYBOX, DOCKER_REGISTRY, FUSE, SIFU, USERNS, lacks};
+use crate::registry::real::{NAME, PASSWORD, Registry};
 use crate::support::{Output, Scratch, Sifu, busybox_image, sifu, sifu_path};
+use crate::terminal::Terminal;
 
 const TOKEN: &str = "a.good-token";
 
@@ -589,6 +591,27 @@ fn an_image_goes_to_a_library_and_comes_back() {
 }
 
 #[test]
+fn how_far_an_image_is_on_its_way_to_a_library_is_shown() {
+    if lacks(&[BUSYBOX]) {
+        return;
+    }
+    let server = Server::with_fault(Box::new(|asked, _| {
+        // The answer comes late, so that there is something to look at.
+        if asked.target.starts_with("/put/") {
+            std::thread::sleep(std::time::Duration::from_millis(500));
+        }
+        None
+    }));
+    let user = User::of(&server);
+    let size = image().len() >> 10;
+    let file = busybox_image().to_str().expect("a path");
+    let mut terminal = Terminal::of(&user.sifu(&["push", "-U", file, "library://ada/tools/box:1"]));
+    terminal.expect("\rsending");
+    terminal.expect(&format!("[====================]  {size} of {size} KiB"));
+    terminal.expect("Pushed");
+}
+
+#[test]
 fn a_library_and_a_file_of_endpoints_are_apptainers_too() {
     if lacks(&[APPTAINER, BUSYBOX]) {
         return;
@@ -857,17 +880,22 @@ fn endpoints_are_added_used_and_removed() {
     user.runs(&["remote", "list"]).fails_with("cannot use the endpoints in");
 }
 
-#[test]
-fn a_site_has_endpoints_and_key_servers() {
-    let server = Server::start();
-    let user = User::new();
-    // A sifu of the test's own, whose site's files are beside it.
-    fs::create_dir(user.path("bin")).expect("a directory");
-    fs::copy(sifu_path(), user.path("bin/sifu")).expect("a copy of the program");
-    let site = user.path("etc/sifu/remote.yaml");
-    let run = |arguments: &[&str]| {
-        let mut command = Command::new(user.path("bin/sifu"));
-        command.args(arguments).env_clear().env("HOME", user.path("home")).env("PATH", "/usr/bin:/bin");
+/// A sifu of the test's own, whose site's files are beside it.
+struct Site {
+    user: User,
+}
+
+impl Site {
+    fn new() -> Self {
+        let user = User::new();
+        fs::create_dir(user.path("bin")).expect("a directory");
+        fs::copy(sifu_path(), user.path("bin/sifu")).expect("a copy of the program");
+        Self { user }
+    }
+
+    fn run(&self, arguments: &[&str]) -> Checked {
+        let mut command = Command::new(self.user.path("bin/sifu"));
+        command.args(arguments).env_clear().env("HOME", self.user.path("home")).env("PATH", "/usr/bin:/bin");
         let output = command.output().expect("sifu can be started");
         let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
         Checked(Output {
@@ -876,7 +904,15 @@ fn a_site_has_endpoints_and_key_servers() {
             stdout: text(output.stdout),
             stderr: text(output.stderr),
         })
-    };
+    }
+}
+
+#[test]
+fn a_site_has_endpoints_and_key_servers() {
+    let server = Server::start();
+    let ours = Site::new();
+    let (user, run) = (&ours.user, |arguments: &[&str]| ours.run(arguments));
+    let site = user.path("etc/sifu/remote.yaml");
     run(&["remote", "add", "--global", "-i", "ours", &server.host]).code_is(0);
     assert_eq!(fs::metadata(&site).expect("the site's file").permissions().mode() & 0o777, 0o644);
     let own = format!("http://{}/keys", server.host);
@@ -928,4 +964,42 @@ fn images_of_a_library_are_found_and_deleted() {
     assert_eq!(server.count("DELETE", "/lib/v1/images/ada/tools/box:1?arch=amd64"), 1);
     user.runs(&["delete", "--force", uri]).fails_with("is not there");
     user.runs(&["delete", "--force", "docker://box"]).fails_with("no image of a library");
+}
+
+#[test]
+fn a_deletion_is_given_up_after_the_time_that_was_said() {
+    let server = Server::with_fault(Box::new(|asked, _| {
+        let hangs = asked.method == "DELETE";
+        hangs.then(|| std::thread::sleep(std::time::Duration::from_secs(40)));
+        None
+    }));
+    server.hold("ada/tools/box", "1", b"x");
+    let user = User::of(&server);
+    let delete = ["delete", "--force", "--timeout", "1", "library://ada/tools/box:1"];
+    let begun = std::time::Instant::now();
+    user.runs(&delete).fails_with("no answer in time");
+    assert!(begun.elapsed() < std::time::Duration::from_secs(40), "it is not waited for");
+    user.runs(&["delete", "--timeout", "soon", "library://ada/tools/box:1"]).fails_with("soon");
+}
+
+#[test]
+fn a_key_server_whose_certificate_nobody_knows_is_used_where_the_site_says_so() {
+    if lacks(&[DOCKER_REGISTRY]) {
+        return;
+    }
+    // A server with TLS that wants a name and a password; what else it serves doesn't matter.
+    let keys = Registry::guarded();
+    let site = Site::new();
+    let server = Server::start();
+    site.run(&["remote", "add", "--global", "-i", "ours", &server.host]).code_is(0);
+    let address = format!("https://{}/v2/", keys.host);
+    let login = ["keyserver", "login", "-u", NAME, "-p", PASSWORD, &address];
+    site.run(&["keyserver", "add", &address]).code_is(0);
+    site.run(&login).fails_with("certificate");
+    site.run(&["keyserver", "remove", &address]).code_is(0);
+    site.run(&["keyserver", "add", "--insecure", &address]).code_is(0);
+    let wrong = ["keyserver", "login", "-u", NAME, "-p", "wrong", &address];
+    site.run(&wrong).fails_with("refuses what it was given");
+    site.run(&login).code_is(0);
+    assert!(site.user.remotes().contains("Auth: \"Basic "), "{}", site.user.remotes());
 }

@@ -7,4 +7,4 @@ mod faulty;
 mod hostile;
 mod pull;
 mod push;
-mod real;
+pub mod real;

@@ -20,10 +20,10 @@ use crate::need::{BUSYBOX, FUSE, Need, ROOT, SIFU, USERNS, lacks};
 use crate::support::{Scratch, Sifu, busybox_image, sifu, wait};
 
 const START: &[Need] = &[SIFU, USERNS, FUSE, BUSYBOX];
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A pseudo-terminal with a sifu on it, in a session of its own.
-struct Terminal {
+pub struct Terminal {
     keyboard: File,
     line: PathBuf,
     screen: Arc<Mutex<String>>,
@@ -42,7 +42,8 @@ impl Terminal {
         terminal
     }
 
-    fn of(sifu: &Sifu) -> Self {
+    /// Starts a call on a terminal.
+    pub fn of(sifu: &Sifu) -> Self {
         let master = posix_openpt(OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC).expect("a pseudo-terminal");
         grantpt(&master).and_then(|()| unlockpt(&master)).expect("a pseudo-terminal that can be opened");
         let line = PathBuf::from(ptsname_r(&master).expect("the terminal's name"));
@@ -88,7 +89,7 @@ impl Terminal {
 
     /// Waits until `text` appears, and looks only at what comes after it from then on.
     #[track_caller]
-    fn expect(&mut self, text: &str) {
+    pub fn expect(&mut self, text: &str) {
         let end = Instant::now() + PATIENCE;
         loop {
             let screen = self.screen.lock().expect("the screen").clone();

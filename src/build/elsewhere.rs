@@ -39,6 +39,8 @@ pub struct Conversion {
     pub pack: PackOptions,
     /// The time that the image states; without it, that of its newest file.
     pub time: Option<i64>,
+    /// What was made of an image that failed stays where it is.
+    pub keeps_files: bool,
 }
 
 /// An image elsewhere, found but not fetched.
@@ -56,6 +58,18 @@ enum Found {
         size_bytes: Option<u64>,
         key: String,
     },
+}
+
+impl Found {
+    /// What it is kept under.
+    fn key(&self) -> (Kind, String) {
+        match self {
+            Self::Layers { key, .. } => (Kind::Oci, key.clone()),
+            Self::Sif(blob) => (Kind::Oras, blob.digest.hex().to_owned()),
+            Self::Library(file) => (Kind::Library, file.record.digest.hex().to_owned()),
+            Self::Web { key, .. } => (Kind::Net, key.clone()),
+        }
+    }
 }
 
 /// Whether a text names an image by where it is.
@@ -106,17 +120,21 @@ pub fn cached(uri: &str, how: &Conversion, cache: &Cache, say: &mut dyn FnMut(No
         return Ok(path);
     }
     let found = find(uri, how)?;
-    let (kind, key) = match &found {
-        Found::Layers { key, .. } => (Kind::Oci, key.clone()),
-        Found::Sif(blob) => (Kind::Oras, blob.digest.hex().to_owned()),
-        Found::Library(file) => (Kind::Library, file.record.digest.hex().to_owned()),
-        Found::Web { key, .. } => (Kind::Net, key.clone()),
-    };
+    let (kind, key) = found.key();
     if let Some(path) = cache.get(kind, &key) {
         say(Note::Doing("Using cached SIF image"));
         return Ok(path);
     }
     Ok(cache.obtain(kind, &key, |path| make(&found, how, path, say))?)
+}
+
+/// The same if it is there.
+pub fn find_cached(uri: &str, how: &Conversion, cache: &Cache) -> Result<Option<PathBuf>, BuildError> {
+    if let Some(path) = cached_by_name(uri, cache)? {
+        return Ok(Some(path));
+    }
+    let (kind, key) = find(uri, how)?.key();
+    Ok(cache.get(kind, &key))
 }
 
 /// The cached file of a reference that holds the file's own digest.
@@ -227,6 +245,7 @@ fn make(found: &Found, how: &Conversion, path: &Path, say: &mut dyn FnMut(Note))
                 time: how.time,
                 definition: DefinitionOptions {
                     run: RunOptions { root: how.root, ..RunOptions::default() },
+                    keeps_files: how.keeps_files,
                     ..DefinitionOptions::default()
                 },
                 architecture: how.architecture,

@@ -561,7 +561,12 @@ const PULL_FLAGS: &[&[Flag]] = &[
         )
         .keys(&["TMPDIR"])
         .quiet_variable(),
-        Flag::later("no-cleanup", None, "").keys(&["NO_CLEANUP"]).quiet_variable(),
+        Flag::switch(
+            "no-cleanup",
+            |said, on| said.pull.no_cleanup = on,
+            "Keep what was made of an image when it could not be finished; it lies beside the image, not in the cache",
+        )
+        .keys(&["NO_CLEANUP"]),
         Flag::switch("allow-unsigned", |_, _| {}, "Take images that nobody has signed; pulls always do")
             .short('U')
             .keys(&["ALLOW_UNSIGNED"])

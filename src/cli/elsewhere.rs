@@ -286,6 +286,7 @@ pub fn conversion(
             time: 0,
         },
         time: None,
+        keeps_files: false,
     })
 }
 

@@ -131,7 +131,7 @@ pub fn login(options: &RemoteOptions, login: &LoginOptions, word: &OsStr) -> Res
     let named = |name: &String| Login::Password { name: name.clone(), password: secret.clone() }.basic();
     let authorization = login.username.as_ref().and_then(named).unwrap_or_else(|| format!("Bearer {secret}"));
     let host = address.authority.clone();
-    let http = access(&ElsewhereOptions::default())?.http(&address);
+    let http = access(&ElsewhereOptions::default())?.http_to(&address, server.insecure);
     let request = Request {
         method: Method::GET,
         address,

@@ -2,7 +2,7 @@
 
 use super::elsewhere::{ElsewhereOptions, access};
 use super::print;
-use super::push::digest_of_file;
+use super::push::{digest_of_file, watching};
 use crate::build::source::docker::check_sif;
 use crate::remote::RemoteError;
 use crate::remote::library::FoundImage;
@@ -15,6 +15,9 @@ use std::fs::File;
 use std::io::{self, BufRead, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::{Duration, Instant};
 
 /// The fewest characters that are searched for: libraries refuse fewer.
 const MIN_SEARCH_CHARACTERS: usize = 3;
@@ -27,6 +30,8 @@ pub struct LibraryOptions {
     pub force: bool,
     pub allow_unsigned: bool,
     pub description: Option<String>,
+    /// In which a deletion has to be done.
+    pub timeout_seconds: Option<u64>,
 }
 
 impl LibraryOptions {
@@ -87,7 +92,11 @@ pub fn delete(options: &LibraryOptions, elsewhere: &ElsewhereOptions, uri: &OsSt
         report::info("Nothing was deleted");
         return Ok(ExitCode::SUCCESS);
     }
-    let library = access(elsewhere)?.library(reference.host.as_deref()).map_err(|error| said(&error))?;
+    let mut access = access(elsewhere)?;
+    // From here on: nobody knows how long an answer to the question takes.
+    access.patience.end =
+        options.timeout_seconds.and_then(|seconds| Instant::now().checked_add(Duration::from_secs(seconds)));
+    let library = access.library(reference.host.as_deref()).map_err(|error| said(&error))?;
     library.delete(&reference, architecture).map_err(|error| said(&error))?;
     report::info(format_args!("Deleted {reference} for {architecture}"));
     Ok(ExitCode::SUCCESS)
@@ -119,8 +128,13 @@ pub fn push(options: &LibraryOptions, elsewhere: &ElsewhereOptions, path: &Path,
         Ok(Box::new(file))
     };
     let description = options.description.as_deref().unwrap_or("No description");
-    let upload = Upload { architecture: architecture.name(), description, digest, size_bytes, open: &open };
-    let stored = library.push(&reference, &upload).map_err(|error| said(&error))?;
+    let sent_bytes = Arc::new(AtomicU64::new(0));
+    let stored = watching(size_bytes, &sent_bytes, || {
+        let sent_bytes = sent_bytes.clone();
+        let upload =
+            Upload { architecture: architecture.name(), description, digest, size_bytes, open: &open, sent_bytes };
+        library.push(&reference, &upload)
+    })?;
     if let Some((used, most)) = stored.quota {
         let most = if most == 0 { "without a limit".to_owned() } else { format!("of {}", mebibytes(most)) };
         report::info(format_args!("The library holds {} of yours, {most}", mebibytes(used)));

@@ -1,6 +1,7 @@
 //! `sifu pull [FILE] URI`: fetches an image from elsewhere.
 
 use super::elsewhere::{self as said_elsewhere, ElsewhereOptions, watched};
+use crate::build::elsewhere::Conversion;
 use crate::build::{self, BuildError, DefinitionOptions, Form, Request, elsewhere};
 use crate::report::{self, Failure, failure};
 use crate::sif::Arch;
@@ -19,6 +20,8 @@ pub struct PullOptions {
     pub architecture: Option<Arch>,
     pub variant: Option<String>,
     pub sandbox: bool,
+    /// What a failed pull has made stays.
+    pub no_cleanup: bool,
 }
 
 /// Fetches the image that the last word names.
@@ -39,6 +42,7 @@ pub fn run(options: &PullOptions, elsewhere_options: &ElsewhereOptions, words: &
         return Err(Failure::new(format!("{path} is there already")).hint("Use --force to replace it."));
     }
     let how = said_elsewhere::conversion(elsewhere_options, options.architecture, options.variant.clone())?;
+    let how = Conversion { keeps_files: options.no_cleanup, ..how };
     if options.sandbox {
         let request = Request {
             target: HostPath::new(&*target),
@@ -47,7 +51,7 @@ pub fn run(options: &PullOptions, elsewhere_options: &ElsewhereOptions, words: &
             replace: options.force,
             pack: how.pack,
             time: how.time,
-            definition: DefinitionOptions::default(),
+            definition: DefinitionOptions { keeps_files: options.no_cleanup, ..DefinitionOptions::default() },
             architecture: how.architecture,
             is_data: false,
             access: how.access,
@@ -62,8 +66,10 @@ pub fn run(options: &PullOptions, elsewhere_options: &ElsewhereOptions, words: &
         from_cache(uri, &how, &new)
     };
     let placed = made.and_then(|()| place(&new, &target, options.force));
-    if placed.is_err() {
+    if placed.is_err() && !options.no_cleanup {
         let _ = fs::remove_file(&new);
+    } else if placed.is_err() && new.exists() {
+        report::info(format_args!("What was made of the image is kept in {}", new.display()));
     }
     placed
 }
@@ -88,8 +94,11 @@ fn beside(target: &Path) -> PathBuf {
 }
 
 /// Copies the image of the cache. One that was damaged there is fetched anew.
-fn from_cache(uri: &str, how: &elsewhere::Conversion, new: &Path) -> Result<(), Failure> {
+fn from_cache(uri: &str, how: &Conversion, new: &Path) -> Result<(), Failure> {
     let cache = said_elsewhere::cache()?;
+    if how.keeps_files && elsewhere::find_cached(uri, how, &cache).map_err(|error| failure(&error))?.is_none() {
+        return watched(|say| elsewhere::fetch(uri, how, new, say));
+    }
     let get = || watched(|say| elsewhere::cached(uri, how, &cache, say));
     let mut path = get()?;
     if !cache.is_unchanged(&path).map_err(|error| failure(&error))? {

@@ -21,6 +21,7 @@ use crate::oci::gzip::gzip;
 use crate::oci::reference::Reference;
 use crate::oci::write_tar::{self, LeftOut, write_tar};
 use crate::remote::RemoteError;
+use crate::remote::counted::Counted;
 use crate::remote::registry::Registry;
 use crate::report::{self, Failure, failure};
 use crate::sif::{Arch, CONFIG_OBJECT, Time};
@@ -30,7 +31,7 @@ use crate::tree::Tree;
 use serde_json::json;
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -191,7 +192,7 @@ fn push_small(registry: &Registry, bytes: &[u8]) -> Result<(), RemoteError> {
 }
 
 /// Does some work on a thread of its own, and shows how far it is meanwhile.
-fn watching<T: Send>(
+pub fn watching<T: Send>(
     total_bytes: u64,
     done_bytes: &AtomicU64,
     work: impl FnOnce() -> Result<T, RemoteError> + Send,
@@ -212,35 +213,6 @@ fn watching<T: Send>(
             worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         })
     })
-}
-
-/// A stream that counts what goes through it.
-struct Counted<S> {
-    stream: S,
-    done_bytes: Arc<AtomicU64>,
-}
-
-impl<S> Counted<S> {
-    fn count(&self, count: usize) -> usize {
-        self.done_bytes.fetch_add(count as u64, Ordering::Relaxed);
-        count
-    }
-}
-
-impl<S: Write> Write for Counted<S> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.stream.write(bytes).map(|count| self.count(count))
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.stream.flush()
-    }
-}
-
-impl<S: Read> Read for Counted<S> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.stream.read(buffer).map(|count| self.count(count))
-    }
 }
 
 /// The digest of a file and its size.

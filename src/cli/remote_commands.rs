@@ -133,7 +133,7 @@ const KEYSERVER_VERBS: &[Command] = &[
         "Add a key server for all users of the site",
     )
     .flags(&[&[
-        Flag::switch("insecure", |said, on| said.remote.insecure = on, "Note that its certificate can't be checked")
+        Flag::switch("insecure", |said, on| said.remote.insecure = on, "Talk to it without checking its certificate")
             .short('i'),
         Flag::checked(
             "order",
@@ -205,14 +205,14 @@ pub const DELETE: Command = Command::verb("delete", delete, "Delete an image fro
             .short('A')
             .keys(&["ARCH"]),
             Flag::switch("force", |said, on| said.library.force = on, "Don't ask").short('F').keys(&["FORCE"]),
-            Flag::later(
+            Flag::checked(
                 "timeout",
-                Some("SECONDS"),
-                "Leave it out: an answer is waited for as long as something comes.",
+                "SECONDS",
+                |said, text| number(text).map(|seconds| said.library.timeout_seconds = Some(seconds)),
+                "Give up when it is not done after so long",
             )
             .short('T')
-            .keys(&["TIMEOUT"])
-            .quiet_variable(),
+            .keys(&["TIMEOUT"]),
         ],
         ELSEWHERE,
     ])

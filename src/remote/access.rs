@@ -112,7 +112,12 @@ impl Access {
 
     /// Connections to a host that is no registry.
     pub fn http(&self, address: &Address) -> Http {
-        Http::to_host(self.tls(&address.authority), self.patience)
+        self.http_to(address, false)
+    }
+
+    /// Connections to such a host, which is taken for what it says where it `is_unchecked`.
+    pub fn http_to(&self, address: &Address, is_unchecked: bool) -> Http {
+        Http::to_host(Tls { is_unchecked, ..self.tls(&address.authority) }, self.patience)
     }
 
     /// The library of a host, or the one that was said, or that of the endpoint in use.

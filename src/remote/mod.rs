@@ -10,6 +10,7 @@
 //! Libraries have a protocol of their own (`library`), below endpoints (`endpoints`, `services`) that people give names.
 
 pub mod access;
+pub mod counted;
 pub mod credentials;
 pub mod daemon;
 pub mod download;

@@ -4,6 +4,7 @@ use super::faulty::{Fault, Faulty};
 use super::push::dump_of_image;
 use super::real::{Layout, Registry};
 use crate::need::{BUSYBOX, DOCKER_REGISTRY, SIFU, SKOPEO, UMOCI, lacks};
+use crate::support::Output;
 use std::time::Duration;
 
 #[test]
@@ -46,6 +47,42 @@ fn what_breaks_on_the_way_is_taken_up_again_or_refused() {
             std::fs::read_dir(registry.scratch.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         assert!(left.iter().all(|name| !name.to_string_lossy().contains("bad")), "{fault:?}: {left:?}");
     }
+}
+
+#[test]
+fn what_a_failed_pull_has_made_stays_where_that_is_wanted() {
+    if lacks(&[SIFU, BUSYBOX, DOCKER_REGISTRY, SKOPEO, UMOCI]) {
+        return;
+    }
+    let registry = Registry::open();
+    let layout = Layout::busybox(registry.path("layout"), &registry.path("root"));
+    registry.fill(&layout, "box");
+    let before = Faulty::before(&registry.host);
+    let uri = |scheme: &str, name: &str| format!("{scheme}://{}/{name}", before.host);
+    let pull = |words: &[&str]| registry.sifu(&[&["pull", "--no-https", "--no-cleanup"], words].concat()).run();
+    let kept = |output: &Output| {
+        let line = output.stderr.lines().find(|line| line.contains("kept in")).expect("it is said where");
+        registry.path(line.split("kept in ").nth(1).unwrap())
+    };
+    before.set(Fault::Flip);
+    // Beside the image, cache or not: half a file, and half a directory.
+    let failed = pull(&["file.sif", &uri("docker", "box")]);
+    failed.clean_failure();
+    assert!(kept(&failed).join("new").is_file(), "{failed:?}");
+    let failed = pull(&["--sandbox", "directory", &uri("docker", "box")]);
+    failed.clean_failure();
+    assert!(kept(&failed).is_dir(), "{failed:?}");
+    before.set(Fault::None);
+    assert_eq!(pull(&["whole.sif", &uri("docker", "box")]).code, Some(0));
+    let pushed = registry.sifu(&["push", "--no-https", "whole.sif", &uri("oras", "file")]).run();
+    assert_eq!(pushed.code, Some(0), "{pushed:?}");
+    before.set(Fault::Flip);
+    let failed = pull(&["sif.sif", &uri("oras", "file")]);
+    failed.clean_failure();
+    let (half, whole) = (std::fs::metadata(kept(&failed)), std::fs::metadata(registry.path("whole.sif")));
+    assert_eq!(half.unwrap().len(), whole.unwrap().len(), "what is kept has the one wrong byte");
+    let left = ["file.sif", "directory", "sif.sif", "home/.apptainer/cache"].map(|name| registry.path(name).exists());
+    assert_eq!(left, [false; 4]);
 }
 
 #[test]

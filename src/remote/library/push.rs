@@ -14,11 +14,14 @@
 use super::reference::{LibraryReference, hash_of_digest};
 use super::{Library, Method, RemoteError};
 use crate::oci::digest::{Algorithm, Digest, Hasher};
+use crate::remote::counted::Counted;
 use crate::remote::http::{Address, Body, Request, Response};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use std::io::{self, Read};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Files that are larger go in parts, where the library takes parts.
 const MAX_WHOLE_BYTES: u64 = 64 << 20;
@@ -32,7 +35,17 @@ pub struct Upload<'a> {
     pub digest: Digest,
     pub size_bytes: u64,
     /// Opens the file at an offset.
-    pub open: &'a dyn Fn(u64) -> io::Result<Box<dyn Read + Send + Sync>>,
+    pub open: &'a (dyn Fn(u64) -> io::Result<Box<dyn Read + Send + Sync>> + Sync),
+    /// How much of it is on its way, or there.
+    pub sent_bytes: Arc<AtomicU64>,
+}
+
+impl Upload<'_> {
+    /// Opens the file to send it from an offset.
+    fn send_from(&self, offset: u64) -> io::Result<Box<dyn Read + Send + Sync>> {
+        self.sent_bytes.store(offset, Ordering::Relaxed);
+        Ok(Box::new(Counted { stream: (self.open)(offset)?, done_bytes: self.sent_bytes.clone() }))
+    }
 }
 
 /// What was done.
@@ -172,7 +185,7 @@ impl Library {
         let path = format!("v2/imagefile/{id}");
         let size = json!({ "filesize": upload.size_bytes, "sha256sum": upload.digest.hex() });
         let place: Place = self.ask(Method::POST, &path, &size, what)?;
-        let open = || (upload.open)(0);
+        let open = || upload.send_from(0);
         self.put(&place.address, upload.size_bytes, Some(upload.digest.hex()), &open)?;
         self.complete(&format!("{path}/_complete"), &json!({}))
     }
@@ -206,7 +219,7 @@ impl Library {
             let offset = number * parts.size;
             let size_bytes = parts.size.min(upload.size_bytes - offset);
             let sum = has_sums.then(|| sum(upload, offset, size_bytes)).transpose()?;
-            self.upload_part(&path, &parts.upload, number + 1, size_bytes, sum.as_deref(), &|| (upload.open)(offset))
+            self.upload_part(&path, &parts.upload, number + 1, size_bytes, sum.as_deref(), &|| upload.send_from(offset))
         });
         let done: Result<Vec<Value>, RemoteError> = done.collect();
         match done {
@@ -288,7 +301,7 @@ impl Library {
     }
 
     fn upload_as_of_old(&self, id: &str, upload: &Upload) -> Result<(), RemoteError> {
-        let open = || (upload.open)(0);
+        let open = || upload.send_from(0);
         let path = format!("v1/imagefile/{id}");
         let response = self.http.send(&self.request(Method::POST, &path, Body::Stream(upload.size_bytes, &open)))?;
         self.expect(response, &[200, 201, 204], || "the upload".to_owned()).map(|_| ())
