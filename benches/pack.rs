@@ -11,7 +11,7 @@
 
 mod measuring;
 
-use measuring::Nowhere;
+use measuring::{Nowhere, Scratch};
 use sifu::build::processors;
 use sifu::squashfs::write::{BLOCK_BYTES, Compression, PackOptions, write};
 use sifu::tree::{Attributes, Body, Content, Source, Tree};
@@ -54,7 +54,7 @@ fn main() -> io::Result<()> {
         println!("skipped: needs a directory to pack ({})", directory.display());
         return Ok(());
     }
-    let scratch = Scratch::new()?;
+    let scratch = Scratch::new("pack")?;
     let bench = Bench { directory, runs, threads: threads(), scratch: scratch.0.clone() };
     bench.squashfs(&levels)?;
     bench.against_apptainer()?;
@@ -68,22 +68,6 @@ fn number(word: Option<&OsString>) -> u64 {
 
 fn threads() -> usize {
     processors::usable(&processors::observe(), None).get()
-}
-
-struct Scratch(PathBuf);
-
-impl Scratch {
-    fn new() -> io::Result<Self> {
-        let path = PathBuf::from(format!("/var/tmp/sifu-pack-{}", std::process::id()));
-        fs::create_dir(&path)?;
-        Ok(Self(path))
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
 }
 
 /// One run of one program.

@@ -8,7 +8,7 @@
 
 mod measuring;
 
-use measuring::Nowhere;
+use measuring::{Nowhere, Scratch};
 use sifu::build::processors;
 use sifu::oci::inflate::inflate;
 use sifu::squashfs::write::{BLOCK_BYTES, Compression, PackOptions, write};
@@ -48,27 +48,11 @@ fn main() -> io::Result<()> {
         println!("skipped: needs an image in a registry, its blobs and its files (setup/bench makes them)");
         return Ok(());
     };
-    let scratch = Scratch::new()?;
+    let scratch = Scratch::new("pull")?;
     let bench = Bench { uri: format!("docker://{}", reference.to_string_lossy()), scratch: scratch.0.clone(), runs };
     bench.pulls(blobs, root)?;
     bench.confined()?;
     bench.starts()
-}
-
-struct Scratch(PathBuf);
-
-impl Scratch {
-    fn new() -> io::Result<Self> {
-        let path = PathBuf::from(format!("/var/tmp/sifu-pull-{}", std::process::id()));
-        fs::create_dir(&path)?;
-        Ok(Self(path))
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
 }
 
 /// Seconds of one run.

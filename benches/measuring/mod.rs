@@ -37,6 +37,23 @@ pub enum Clock {
     Exit,
 }
 
+/// A directory of one benchmark's own, removed when dropped.
+pub struct Scratch(pub PathBuf);
+
+impl Scratch {
+    pub fn new(benchmark: &str) -> io::Result<Self> {
+        let path = PathBuf::from(format!("/var/tmp/sifu-{benchmark}-{}", std::process::id()));
+        std::fs::create_dir(&path)?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
 /// Nanoseconds of every round, by contender.
 pub type Times = BTreeMap<String, Vec<u64>>;
 

@@ -83,7 +83,7 @@ pub struct Request {
     pub is_data: bool,
     /// How to get at what is elsewhere.
     pub access: Access,
-    /// Where images of libraries are kept, if they may be.
+    /// Where files of registries and libraries are kept, if they may be.
     pub cache: Option<Cache>,
 }
 

@@ -21,7 +21,7 @@ pub struct CacheOptions {
 }
 
 /// Kinds of Apptainer's cache that there is nothing of here.
-const NEVER_KEPT: [&str; 3] = ["blob", "shub", "ipfs"];
+const NEVER_KEPT: [&str; 4] = ["blob", "blobs", "shub", "ipfs"];
 
 fn kinds(options: &CacheOptions) -> Result<Vec<Kind>, Failure> {
     let mut kinds = Vec::new();

@@ -654,7 +654,14 @@ const REGISTRY_VERBS: &[Command] = &[
         .words(&["URI"], Rest::Nothing),
 ];
 
-const REGISTRY: Command = Command::group("registry", REGISTRY_VERBS, "Manage logins to OCI registries").text(
+const REGISTRY: Command = Command::group("registry", REGISTRY_VERBS, "Manage logins to OCI registries")
+    .flags(&[&[Flag::later(
+        "config",
+        Some("FILE"),
+        "Leave it out: what is known of registries is in the file of their credentials, which --authfile names.",
+    )
+    .short('c')]])
+    .text(
     "Credentials are kept in ~/.apptainer/docker-config.json, in Docker's form; where that file is absent, those of Docker and \
      Podman count.",
     &[],

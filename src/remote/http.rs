@@ -38,6 +38,9 @@ const FIRST_PAUSE: Duration = Duration::from_millis(500);
 /// The longest pause that a server can ask for.
 const MAX_PAUSE: Duration = Duration::from_secs(120);
 
+/// How much of an error is looked at.
+const MAX_MESSAGE_BYTES: u64 = 16 << 10;
+
 /// Where systems keep the certificates that they trust.
 const TRUSTED: &[&str] = &[
     "/etc/ssl/certs/ca-certificates.crt",
@@ -162,6 +165,27 @@ impl Response {
     /// All values of a header.
     pub fn headers(&self, name: &str) -> Vec<String> {
         self.headers.get_all(name).iter().filter_map(|value| value.to_str().ok()).map(str::to_owned).collect()
+    }
+
+    /// Takes an answer of the hoped-for kind, and makes an error of any other: `refused` where the host wants to know, or knows,
+    /// who asks; `message` finds what a protocol's errors say in words.
+    pub fn expect(
+        self,
+        hoped_for: &[u16],
+        what: impl Fn() -> String,
+        refused: impl FnOnce(String) -> RemoteError,
+        message: fn(&[u8]) -> Option<String>,
+    ) -> Result<Self, RemoteError> {
+        let host = self.address.authority.clone();
+        match self.status {
+            status if hoped_for.contains(&status) => Ok(self),
+            401 | 403 => Err(refused(host)),
+            404 | 410 => Err(RemoteError::NotFound { what: what() }),
+            status => {
+                let message = self.bytes(MAX_MESSAGE_BYTES).ok().and_then(|bytes| message(&bytes)).unwrap_or_default();
+                Err(RemoteError::Status { host, what: what(), status, message })
+            }
+        }
     }
 
     /// Reads the whole body, which is no longer than `limit` bytes.

@@ -24,8 +24,6 @@ use std::io::Read;
 
 /// Largest document that a library answers with.
 const MAX_DOCUMENT_BYTES: u64 = 4 << 20;
-/// How much of an error is shown.
-const MAX_MESSAGE_BYTES: u64 = 16 << 10;
 
 /// A library server, with the token for it.
 pub struct Library {
@@ -155,20 +153,15 @@ impl Library {
         serde_json::from_slice::<Envelope<T>>(&bytes).map(|envelope| envelope.data).map_err(wrong)
     }
 
-    /// Takes an answer of the hoped-for kind, and makes an error of any other.
+    /// Takes an answer of the hoped-for kind.
     fn expect(
         &self,
         response: Response,
         hoped_for: &[u16],
         what: impl Fn() -> String,
     ) -> Result<Response, RemoteError> {
-        let host = response.address.authority.clone();
-        match response.status {
-            status if hoped_for.contains(&status) => Ok(response),
-            401 | 403 => Err(RemoteError::Token { host, had_token: self.authorization.is_some() }),
-            404 | 410 => Err(RemoteError::NotFound { what: what() }),
-            status => Err(RemoteError::Status { host, what: what(), status, message: message(response) }),
-        }
+        let refused = |host| RemoteError::Token { host, had_token: self.authorization.is_some() };
+        response.expect(hoped_for, what, refused, message)
     }
 }
 
@@ -177,7 +170,7 @@ fn with_architecture(what: &str, reference: &LibraryReference, architecture: &st
 }
 
 /// What a library says of an error, in its own words.
-fn message(response: Response) -> String {
+fn message(bytes: &[u8]) -> Option<String> {
     #[derive(Deserialize)]
     struct Failed {
         error: Error,
@@ -187,6 +180,5 @@ fn message(response: Response) -> String {
         #[serde(default)]
         message: String,
     }
-    let bytes = response.bytes(MAX_MESSAGE_BYTES).unwrap_or_default();
-    serde_json::from_slice::<Failed>(&bytes).map(|failed| failed.error.message).unwrap_or_default()
+    serde_json::from_slice::<Failed>(bytes).ok().map(|failed| failed.error.message)
 }

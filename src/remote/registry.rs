@@ -25,8 +25,6 @@ const MAX_TOKEN_BYTES: u64 = 1 << 20;
 const STREAM_TRIES: u32 = 3;
 /// The first pause before it is sent again.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
-/// How much of an error is shown.
-const MAX_MESSAGE_BYTES: u64 = 16 << 10;
 
 /// A repository of a registry.
 pub struct Registry {
@@ -350,20 +348,15 @@ impl Registry {
         Ok(format!("Bearer {token}"))
     }
 
-    /// Takes an answer of the hoped-for kind, and makes an error of any other.
+    /// Takes an answer of the hoped-for kind.
     fn expect(
         &self,
         response: Response,
         hoped_for: &[u16],
         what: impl Fn() -> String,
     ) -> Result<Response, RemoteError> {
-        let host = response.address.authority.clone();
-        match response.status {
-            status if hoped_for.contains(&status) => Ok(response),
-            401 | 403 => Err(RemoteError::Unauthorized { host, had_credentials: self.login.is_some() }),
-            404 => Err(RemoteError::NotFound { what: what() }),
-            status => Err(RemoteError::Status { host, what: what(), status, message: message(response) }),
-        }
+        let refused = |host| RemoteError::Unauthorized { host, had_credentials: self.login.is_some() };
+        response.expect(hoped_for, what, refused, message)
     }
 }
 
@@ -406,7 +399,7 @@ impl Read for Hashed {
 }
 
 /// What a registry says of an error, in its own words.
-fn message(response: Response) -> String {
+fn message(bytes: &[u8]) -> Option<String> {
     #[derive(Deserialize)]
     struct Errors {
         errors: Vec<Error>,
@@ -416,9 +409,8 @@ fn message(response: Response) -> String {
         #[serde(default)]
         message: String,
     }
-    let bytes = response.bytes(MAX_MESSAGE_BYTES).unwrap_or_default();
-    let errors = serde_json::from_slice::<Errors>(&bytes).map(|errors| errors.errors).unwrap_or_default();
-    errors.into_iter().map(|error| error.message).find(|message| !message.is_empty()).unwrap_or_default()
+    let Errors { errors } = serde_json::from_slice(bytes).ok()?;
+    errors.into_iter().map(|error| error.message).find(|message| !message.is_empty())
 }
 
 /// What a registry wants to know: `Bearer realm="https://…",service="…",scope="…"`.

@@ -155,3 +155,27 @@ fn the_sites_images_are_used_where_they_are_and_the_ceiling_holds() {
     let left = std::fs::read_dir(counted.registry.path("home/.apptainer/cache/oci-tmp")).unwrap().count();
     assert_eq!(left, 0, "the image that was used before is gone");
 }
+
+#[test]
+fn a_build_from_a_file_of_a_registry_fetches_it_once() {
+    if lacks(&[SIFU, BUSYBOX, DOCKER_REGISTRY, SKOPEO, UMOCI]) {
+        return;
+    }
+    let counted = Counted::new();
+    check_success(&counted.pull("a.sif").run());
+    let copy = format!("oras://{}/copy", counted.before.host);
+    check_success(&counted.registry.sifu(&["push", "--no-https", "a.sif", &copy]).run());
+    let before = counted.layer_requests();
+    let build = |words: &[&str], name: &str| {
+        check_success(&counted.registry.sifu(&[&["build", "--no-https"], words, &[name, &copy]].concat()).run());
+        counted.layer_requests() - before
+    };
+    assert_eq!((build(&[], "1.sif"), build(&[], "2.sif")), (1, 1));
+    // What a pull of it takes is the same.
+    check_success(&counted.registry.sifu(&["pull", "--no-https", "3.sif", &copy]).run());
+    assert_eq!(counted.layer_requests() - before, 1);
+    assert_eq!(build(&["--disable-cache"], "4.sif"), 2);
+    counted.registry.scratch.file("agent.def", &format!("Bootstrap: oras\nFrom: {}/copy\n", counted.before.host));
+    check_success(&counted.registry.sifu(&["build", "--no-https", "5.sif", "agent.def"]).run());
+    assert_eq!(counted.layer_requests() - before, 2);
+}

@@ -1,7 +1,9 @@
 //! The agents `docker` and `oras`: images in a registry, as layers or as the SIF file itself.
 
+use super::Fetching;
 use super::layered::{Blob, Blobs, Layered, layer_blob};
 use crate::build::{BuildError, Note};
+use crate::cache::Kind;
 use crate::def::Header;
 use crate::oci::digest::{Digest, Hasher};
 use crate::oci::documents::{Descriptor, Document, DocumentError, ImageConfig, Manifest, Platform, SIF_LAYER, choose};
@@ -14,7 +16,7 @@ use crate::squashfs::write::{Progress, Stage};
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Most indexes on the way to an image.
@@ -138,6 +140,18 @@ pub struct SifBlob {
 }
 
 impl OrasImage {
+    /// The image's file: that of the cache, or one beside the build where nothing is kept.
+    pub(super) fn file(&self, fetching: &mut Fetching) -> Result<PathBuf, BuildError> {
+        let blob = self.resolve(fetching.access)?;
+        match fetching.cache {
+            Some(cache) => Ok(cache.obtain(Kind::Oras, blob.digest.hex(), |path| blob.fetch(path, fetching.say))?),
+            None => {
+                let path = fetching.work.join("fetched.sif");
+                blob.fetch(&path, fetching.say).map(|()| path)
+            }
+        }
+    }
+
     /// Finds the file.
     pub fn resolve(&self, access: &Access) -> Result<SifBlob, BuildError> {
         let host = Platform::default();

@@ -96,7 +96,7 @@ pub struct Fetching<'a> {
     pub builder: &'a mut Builder,
     /// How to get at what is elsewhere.
     pub access: &'a Access,
-    /// Where images of libraries are kept, if they may be.
+    /// Where files of registries and libraries are kept, if they may be.
     pub cache: Option<&'a Cache>,
     /// The machine that the image is for; this one where it is not said.
     pub architecture: Option<Arch>,
@@ -194,8 +194,7 @@ impl Source {
                 Ok(Root::of_layers(image.open(fetching.access, &fetching.platform(), fetching.work)?))
             }
             Self::Oras(image) => {
-                let path = fetching.work.join("fetched.sif");
-                image.resolve(fetching.access)?.fetch(&path, fetching.say)?;
+                let path = image.file(fetching)?;
                 LocalImage { path: path.into() }.fetch(fetching)
             }
             Self::Library(image) => {
