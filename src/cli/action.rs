@@ -6,6 +6,7 @@
 use std::ffi::{OsStr, OsString};
 use std::io::{Read, Write};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -48,7 +49,7 @@ const MAX_TEXT_BYTES: u64 = 1 << 20;
 /// Starts the container and becomes its program. Returns when that fails, or when a pid namespace keeps this process
 /// outside as the parent.
 pub fn run(request: &LaunchRequest) -> Result<ExitCode, Failure> {
-    let listener = match ranks::meet_early(request) {
+    let mut early = match ranks::meet_early(request) {
         ranks::Met::Group { group, plan } => {
             // Whoever came first has looked at everything else for all.
             if mpi::speaks_for_all().is_some()
@@ -60,9 +61,9 @@ pub fn run(request: &LaunchRequest) -> Result<ExitCode, Failure> {
             entered.warnings.iter().for_each(warn);
             return Err(explained(&starter::perform::exec(&plan, &entered.environment), FuseDevice::NotObserved));
         }
-        ranks::Met::Nobody(listener) => listener,
+        ranks::Met::Nobody(early) => early,
     };
-    let ready = match prepare(request, Purpose::Start)? {
+    let ready = match prepare(request, Purpose::Start, &mut early)? {
         Prepared::Ready(ready) => *ready,
         Prepared::Ended(code) => return Ok(ExitCode::from(code)),
     };
@@ -75,7 +76,7 @@ pub fn run(request: &LaunchRequest) -> Result<ExitCode, Failure> {
         commands: host_commands,
         inside: plan.environment.iter().map(|(name, _)| name.clone()).collect(),
     });
-    let company = Company { ranks: ranks::announced(), early: listener.zip(plan_for_others) };
+    let company = Company { ranks: ranks::announced(), early: early.zip(plan_for_others) };
     match start(&plan, images, journal, host_commands, company).map_err(|error| explained(&error, fuse))? {
         Launched::Ended(ended) => Ok(ExitCode::from(end_alike(ended))),
         Launched::Left(_) => Ok(ExitCode::SUCCESS),
@@ -112,7 +113,7 @@ fn records(emulation: &Emulation) -> Result<Journal, Failure> {
 
 /// Prints what [`run`] would do.
 pub fn print_plan(request: &LaunchRequest) -> Result<ExitCode, Failure> {
-    match prepare(request, Purpose::Print)? {
+    match prepare(request, Purpose::Print, &mut None)? {
         Prepared::Ready(ready) => super::answer(|out| {
             let mut text = ready.plan.to_text();
             for (number, (_, nodes)) in ready.images.iter().enumerate().filter(|(_, (_, nodes))| !nodes.is_empty()) {
@@ -157,7 +158,8 @@ enum Prepared {
     Ended(u8),
 }
 
-fn prepare(request: &LaunchRequest, purpose: Purpose) -> Result<Prepared, Failure> {
+/// Decides on everything. Ranks may wait at `early` meanwhile: it is closed before something that takes long.
+fn prepare(request: &LaunchRequest, purpose: Purpose, early: &mut Option<UnixListener>) -> Result<Prepared, Failure> {
     let site = conf::load::load(request.config_file.as_deref().map(Path::new)).map_err(|error| failure(&error))?;
     let image = image::open(&request.image).map_err(|error| failure(&error))?;
     let is_directory = image.facts.kind == ImageKind::Sandbox;
@@ -202,6 +204,8 @@ fn prepare(request: &LaunchRequest, purpose: Purpose) -> Result<Prepared, Failur
         MountMethod::Directory if request.writable => Root::Writable(image.facts.path.clone()),
         MountMethod::Directory => Root::Directory(image.facts.path.clone()),
         MountMethod::Unpacked { instead } => {
+            // Each rank has to do that for itself.
+            *early = None;
             let image = match purpose {
                 Purpose::Start => unpack::unpack(request, &image, *instead)?,
                 Purpose::Print => unpack::place(request),
