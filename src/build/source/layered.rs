@@ -18,7 +18,7 @@ use crate::tree::Tree;
 use std::fmt;
 use std::io::{self, BufRead, BufReader, Read};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 
 const PIECE_BYTES: usize = 256 << 10;
@@ -217,10 +217,12 @@ impl Layered {
         mut take: impl FnMut(usize, &mut Pieces<'_>) -> Result<(), MergeError<E>>,
     ) -> Result<(), MergeFailure<E>> {
         let (sender, receiver) = sync_channel(PIECES_AHEAD);
+        // Memory goes round: fresh memory costs a page fault for every page.
+        let (give_back, spare) = channel();
         std::thread::scope(|scope| {
             scope.spawn(move || {
                 for &layer in layers {
-                    let last = match self.inflate(&self.layers[layer], &sender) {
+                    let last = match self.inflate(&self.layers[layer], &sender, &spare) {
                         Ok(()) => Piece::End,
                         Err(error) => Piece::Failed(error),
                     };
@@ -230,10 +232,16 @@ impl Layered {
                 }
             });
             // Owned here, so that the thread finds nobody who listens when this ends early.
-            let receiver = receiver;
+            let (receiver, give_back) = (receiver, give_back);
             for &layer in layers {
-                let mut pieces =
-                    Pieces { receiver: &receiver, bytes: Vec::new(), used: 0, ended: false, failure: None };
+                let mut pieces = Pieces {
+                    receiver: &receiver,
+                    give_back: &give_back,
+                    bytes: Vec::new(),
+                    used: 0,
+                    ended: false,
+                    failure: None,
+                };
                 let taken = take(layer, &mut pieces);
                 match (taken, pieces.failure) {
                     (Ok(()), _) => {}
@@ -247,7 +255,7 @@ impl Layered {
     }
 
     /// Sends what is in a blob, and checks its digest at the end.
-    fn inflate(&self, blob: &Blob, sender: &SyncSender<Piece>) -> Result<(), LayeredError> {
+    fn inflate(&self, blob: &Blob, sender: &SyncSender<Piece>, spare: &Receiver<Vec<u8>>) -> Result<(), LayeredError> {
         let failed = |source| LayeredError::Read { what: blob.name.clone(), source };
         let opened = self.blobs.open(blob).map_err(failed)?;
         let hasher = blob.digest.as_ref().map(|digest| Hasher::new(digest.algorithm()));
@@ -262,7 +270,8 @@ impl Layered {
         {
             let mut stream = inflate(&mut source).map_err(failed)?;
             loop {
-                let mut bytes = vec![0; PIECE_BYTES];
+                let mut bytes = spare.try_recv().unwrap_or_default();
+                bytes.resize(PIECE_BYTES, 0);
                 let length = fill(&mut stream, &mut bytes).map_err(failed)?;
                 bytes.truncate(length);
                 if let Some(hasher) = &mut inner_hasher {
@@ -345,6 +354,7 @@ enum Piece {
 /// A layer's stream as its reader sees it.
 struct Pieces<'a> {
     receiver: &'a Receiver<Piece>,
+    give_back: &'a Sender<Vec<u8>>,
     bytes: Vec<u8>,
     used: usize,
     ended: bool,
@@ -355,7 +365,12 @@ impl Read for Pieces<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         while self.used == self.bytes.len() && !self.ended {
             match self.receiver.recv() {
-                Ok(Piece::Bytes(bytes)) => (self.bytes, self.used) = (bytes, 0),
+                Ok(Piece::Bytes(bytes)) => {
+                    let read = std::mem::replace(&mut self.bytes, bytes);
+                    self.used = 0;
+                    // Nobody takes it once the last layer is read.
+                    let _ = self.give_back.send(read);
+                }
                 Ok(Piece::End) => self.ended = true,
                 Ok(Piece::Failed(error)) => {
                     self.failure = Some(error);

@@ -61,7 +61,14 @@ pub(super) fn write(
     };
     let threads = options.threads.get().min(plan.jobs.len());
     let queue = Queue {
-        state: Mutex::new(State { next: 0, written: 0, workers: threads, stopped: false, results: HashMap::new() }),
+        state: Mutex::new(State {
+            next: 0,
+            written: 0,
+            workers: threads,
+            stopped: false,
+            results: HashMap::new(),
+            spare: Vec::new(),
+        }),
         room: Condvar::new(),
         result: Condvar::new(),
         jobs: plan.jobs.len(),
@@ -80,6 +87,7 @@ pub(super) fn write(
             stored.place(plan, pieces, &output.sizes, end);
             digest.update(output.digest);
             out.write_all(&output.bytes)?;
+            queue.give_back(output.bytes);
             progress.done_bytes += pieces.iter().map(|piece| plan.piece_bytes(piece)).sum::<u64>();
             watch(progress);
         }
@@ -138,6 +146,8 @@ struct State {
     workers: usize,
     stopped: bool,
     results: HashMap<usize, Result<Output, WriteError>>,
+    /// Memory of results that are written. Fresh memory costs a page fault for every page.
+    spare: Vec<Vec<u8>>,
 }
 
 impl Queue {
@@ -145,8 +155,8 @@ impl Queue {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The next job, once there is room for its result.
-    fn take_job(&self) -> Option<usize> {
+    /// The next job, once there is room for its result, and memory for that.
+    fn take_job(&self) -> Option<(usize, Vec<u8>)> {
         let mut state = self.lock();
         loop {
             if state.stopped || state.next == self.jobs {
@@ -154,10 +164,15 @@ impl Queue {
             }
             if state.next < state.written + self.window {
                 state.next += 1;
-                return Some(state.next - 1);
+                return Some((state.next - 1, state.spare.pop().unwrap_or_default()));
             }
             state = self.room.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
+    }
+
+    fn give_back(&self, mut bytes: Vec<u8>) {
+        bytes.clear();
+        self.lock().spare.push(bytes);
     }
 
     fn put_result(&self, job: usize, result: Result<Output, WriteError>) {
@@ -206,44 +221,32 @@ impl Drop for Worker<'_> {
 
 fn work(tree: &Tree, plan: &Plan, queue: &Queue, compression: Compression) {
     let _worker = Worker(queue);
-    let mut compressors = match Compressors::new(compression, plan.block_bytes) {
-        Ok(compressors) => compressors,
+    let mut compressor = match Compressor::for_data(compression, plan.block_bytes) {
+        Ok(compressor) => compressor,
         Err(error) => {
-            if let Some(job) = queue.take_job() {
+            if let Some((job, _)) = queue.take_job() {
                 queue.put_result(job, Err(error));
             }
             return;
         }
     };
     let mut block = vec![0; plan.block_bytes];
-    while let Some(job) = queue.take_job() {
-        let result = run(tree, plan, plan.jobs[job].clone(), &mut compressors, &mut block);
+    while let Some((job, bytes)) = queue.take_job() {
+        let output = Output { bytes, sizes: Vec::new(), digest: [0; 32] };
+        let result = run(tree, plan, plan.jobs[job].clone(), &mut compressor, &mut block, output);
         queue.put_result(job, result);
     }
 }
 
-/// The compressors of one thread.
-pub(super) struct Compressors {
-    pub blocks: Compressor,
-    pub fragments: Compressor,
-}
-
-impl Compressors {
-    pub fn new(compression: Compression, block_bytes: usize) -> Result<Self, WriteError> {
-        let blocks = Compressor::for_data(compression, block_bytes)?;
-        Ok(Self { blocks, fragments: Compressor::for_data(compression.of_fragments(), block_bytes)? })
-    }
-}
-
-/// Reads and compresses the pieces of one job; `block` is its working memory.
+/// Reads and compresses the pieces of one job into `output`; `block` is its working memory.
 fn run(
     tree: &Tree,
     plan: &Plan,
     pieces: Range<usize>,
-    compressors: &mut Compressors,
+    compressor: &mut Compressor,
     block: &mut [u8],
+    mut output: Output,
 ) -> Result<Output, WriteError> {
-    let mut output = Output { bytes: Vec::new(), sizes: Vec::new(), digest: [0; 32] };
     for piece in &plan.pieces[pieces] {
         match piece {
             Piece::Blocks { file, blocks } => {
@@ -255,7 +258,7 @@ fn run(
                     if reading.next(block)? == Filled::Hole || is_zero(block) {
                         output.sizes.push(0);
                     } else {
-                        output.append(block, &mut compressors.blocks)?;
+                        output.append(block, compressor)?;
                     }
                 }
                 if blocks.end * block_bytes >= reading.size_bytes() {
@@ -274,7 +277,7 @@ fn run(
                     reading.check_end()?;
                     used = end;
                 }
-                output.append(&block[..used], &mut compressors.fragments)?;
+                output.append(&block[..used], compressor)?;
             }
         }
     }

@@ -1,7 +1,7 @@
 //! How large an image will be, from some of its blocks: for deciding whether to begin.
 
 use super::reading::{Filled, Reading};
-use super::{PackOptions, WriteError, blocks::Compressors, content, inodes};
+use super::{PackOptions, WriteError, compress::Compressor, content, inodes};
 use crate::tree::Tree;
 
 /// Blocks that are compressed: enough for a tenth of error on most trees, and a tenth of a second.
@@ -17,7 +17,7 @@ pub fn estimate(tree: &Tree, options: &PackOptions) -> Result<u64, WriteError> {
     let files = inodes::number(tree)?.files;
     let size = |id| content(tree, id).map_or(0, crate::tree::Content::size_bytes);
     let total_bytes = files.iter().map(|&id| size(id)).fold(0, u64::saturating_add);
-    let mut compressors = Compressors::new(options.compression, options.block_bytes)?;
+    let mut compressor = Compressor::for_data(options.compression, options.block_bytes)?;
     let mut block = vec![0; options.block_bytes];
     let mut packed = Vec::new();
     let (mut read_bytes, mut packed_bytes) = (0_u64, 0_u64);
@@ -37,7 +37,7 @@ pub fn estimate(tree: &Tree, options: &PackOptions) -> Result<u64, WriteError> {
             read_bytes += length as u64;
             if reading.next(&mut block[..length])? == Filled::Data {
                 packed.clear();
-                let smaller = compressors.blocks.append(&block[..length], &mut packed)?;
+                let smaller = compressor.append(&block[..length], &mut packed)?;
                 packed_bytes += if smaller { packed.len() as u64 } else { length as u64 };
             }
         }

@@ -11,13 +11,13 @@
 //! bounded by the jobs in flight. Files are compared by a digest of their contents, as nothing can be read a second
 //! time; a large file that turns out to equal an earlier one is taken back when its last block is done.
 
-use super::compress::Compression;
+use super::compress::{Compression, Compressor};
 use super::duplicates::SameAs;
 use super::layout::{File, NO_FRAGMENT, Plan};
 use super::reading::is_zero;
 use super::{Contents, PackOptions, Summary, WriteError, blocks, finish, inodes};
 use crate::tree::{Body, Content, InodeId, Tree};
-use blocks::{Compressors, Fragment, Stored, UNCOMPRESSED};
+use blocks::{Fragment, Stored, UNCOMPRESSED};
 use sha2::{Digest, Sha256};
 use std::collections::{HashMap, VecDeque};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -70,8 +70,10 @@ pub fn write_stream<O: Write + Seek, E: From<WriteError>>(
             files: Vec::new(),
             stored: Stored { starts: Vec::new(), block_sizes: Vec::new(), fragments: Vec::new() },
             block_bytes,
-            fragment: Vec::with_capacity(block_bytes),
+            fragment: Vec::new(),
             fragments: 0,
+            spare_inputs: Vec::new(),
+            spare_outputs: Vec::new(),
             known: HashMap::new(),
             open: Open::default(),
             digest: Sha256::new(),
@@ -104,7 +106,11 @@ pub struct Packer<'a, O> {
     /// The fragment being filled.
     fragment: Vec<u8>,
     fragments: u32,
-    /// By digest and size of a content: the first file with it. Large files have digests over those of their blocks.
+    /// Memory of jobs that are done. Fresh memory costs a page fault for every page.
+    spare_inputs: Vec<Vec<u8>>,
+    spare_outputs: Vec<Vec<u8>>,
+    /// By digest and size of a content: the first file with it. That of a large file is over its compressed blocks and
+    /// their sizes: they are equal for equal contents, and for no others.
     known: HashMap<([u8; 32], u64), u32>,
     open: Open,
     digest: Sha256,
@@ -135,22 +141,24 @@ enum Expected {
 /// The large file whose blocks are being written.
 #[derive(Default)]
 struct Open {
-    contents: Sha256,
     stored: Sha256,
+    sizes: Sha256,
 }
 
 struct Job {
     number: u64,
     bytes: Vec<u8>,
+    /// Empty: for what comes of `bytes`.
+    room: Vec<u8>,
     is_fragment: bool,
 }
 
 struct Output {
     bytes: Vec<u8>,
     sizes: Vec<u32>,
-    /// Of what was compressed, and of what came of that.
-    content_digest: [u8; 32],
     digest: [u8; 32],
+    /// What was compressed, of which the memory is used again.
+    input: Vec<u8>,
 }
 
 impl<O: Write + Seek> Packer<'_, O> {
@@ -181,7 +189,8 @@ impl<O: Write + Seek> Packer<'_, O> {
         } else {
             let mut left_bytes = size_bytes;
             while left_bytes > 0 {
-                let mut bytes = vec![0; left_bytes.min(JOB_BYTES as u64) as usize];
+                let mut bytes = self.spare_inputs.pop().unwrap_or_default();
+                bytes.resize(left_bytes.min(JOB_BYTES as u64) as usize, 0);
                 source.fill(&mut bytes)?;
                 let is_first = left_bytes == size_bytes;
                 left_bytes -= bytes.len() as u64;
@@ -226,7 +235,9 @@ impl<O: Write + Seek> Packer<'_, O> {
         if self.fragment.is_empty() {
             return Ok(());
         }
-        let bytes = std::mem::replace(&mut self.fragment, Vec::with_capacity(self.block_bytes));
+        let mut next = self.spare_inputs.pop().unwrap_or_default();
+        next.clear();
+        let bytes = std::mem::replace(&mut self.fragment, next);
         self.fragments += 1;
         self.send(bytes, Expected::Fragment)
     }
@@ -235,7 +246,8 @@ impl<O: Write + Seek> Packer<'_, O> {
         while self.expected.len() >= self.window {
             self.settle()?;
         }
-        let job = Job { number: self.sent, bytes, is_fragment: matches!(expected, Expected::Fragment) };
+        let room = self.spare_outputs.pop().unwrap_or_default();
+        let job = Job { number: self.sent, bytes, room, is_fragment: matches!(expected, Expected::Fragment) };
         // Nobody takes it when all workers failed; their errors are what `settle` finds.
         let _ = self.jobs.send(job);
         self.sent += 1;
@@ -247,7 +259,7 @@ impl<O: Write + Seek> Packer<'_, O> {
     fn settle(&mut self) -> Result<(), WriteError> {
         let Some(expected) = self.expected.pop_front() else { return Ok(()) };
         let number = self.sent - self.expected.len() as u64 - 1;
-        let output = loop {
+        let mut output = loop {
             if let Some(result) = self.early.remove(&number) {
                 break result?;
             }
@@ -270,8 +282,10 @@ impl<O: Write + Seek> Packer<'_, O> {
                     placed.start = self.end;
                     placed.first_block = self.stored.block_sizes.len() as u64;
                 }
-                self.open.contents.update(output.content_digest);
                 self.open.stored.update(output.digest);
+                for &size in &output.sizes {
+                    self.open.sizes.update(size.to_le_bytes());
+                }
                 self.stored.block_sizes.extend(output.sizes);
                 self.end += output.bytes.len() as u64;
                 if is_last {
@@ -279,19 +293,24 @@ impl<O: Write + Seek> Packer<'_, O> {
                 }
             }
         }
+        output.bytes.clear();
+        self.spare_outputs.push(output.bytes);
+        self.spare_inputs.push(output.input);
         Ok(())
     }
 
     /// Keeps what was written of a large file, or takes it back when an earlier one has the same content.
     fn close_file(&mut self, number: u32) -> Result<(), WriteError> {
-        let open = std::mem::take(&mut self.open);
+        let Open { stored, mut sizes } = std::mem::take(&mut self.open);
         let placed = self.files[number as usize];
-        if self.is_known(number, open.contents.finalize().into()) {
+        let stored = stored.finalize();
+        sizes.update(stored);
+        if self.is_known(number, sizes.finalize().into()) {
             self.stored.block_sizes.truncate(placed.first_block as usize);
             self.end = placed.start;
             self.out.seek(SeekFrom::Start(self.base + self.end))?;
         } else {
-            self.digest.update(open.stored.finalize());
+            self.digest.update(stored);
         }
         Ok(())
     }
@@ -389,25 +408,25 @@ fn compress(
     compression: Compression,
     block_bytes: usize,
 ) {
-    let mut compressors = Compressors::new(compression, block_bytes);
+    let mut compressor = Compressor::for_data(compression, block_bytes);
     loop {
         let job = waiting.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok(job) = job else { return };
-        let result = match &mut compressors {
-            Ok(compressors) => run(&job, compressors, block_bytes),
+        let number = job.number;
+        let result = match &mut compressor {
+            Ok(compressor) => run(job, compressor, block_bytes),
             Err(WriteError::Compress { reason }) => Err(WriteError::Compress { reason: reason.clone() }),
             Err(other) => Err(WriteError::Compress { reason: other.to_string() }),
         };
-        if done.send((job.number, result)).is_err() {
+        if done.send((number, result)).is_err() {
             return;
         }
     }
 }
 
-fn run(job: &Job, compressors: &mut Compressors, block_bytes: usize) -> Result<Output, WriteError> {
-    let mut bytes = Vec::with_capacity(job.bytes.len());
+fn run(job: Job, compressor: &mut Compressor, block_bytes: usize) -> Result<Output, WriteError> {
+    let mut bytes = job.room;
     let mut sizes = Vec::with_capacity(job.bytes.len().div_ceil(block_bytes));
-    let compressor = if job.is_fragment { &mut compressors.fragments } else { &mut compressors.blocks };
     for block in job.bytes.chunks(block_bytes) {
         if !job.is_fragment && is_zero(block) {
             sizes.push(0);
@@ -422,10 +441,8 @@ fn run(job: &Job, compressors: &mut Compressors, block_bytes: usize) -> Result<O
         };
         sizes.push((bytes.len() - start) as u32 | flag);
     }
-    // Fragments are compared file by file, when they are filled.
-    let content_digest = if job.is_fragment { [0; 32] } else { Sha256::digest(&job.bytes).into() };
     let digest = Sha256::digest(&bytes).into();
-    Ok(Output { bytes, sizes, content_digest, digest })
+    Ok(Output { bytes, sizes, digest, input: job.bytes })
 }
 
 #[cfg(test)]
