@@ -11,7 +11,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use sifu::squashfs::{Ahead, Bytes, DirectoryEntry, ListingPosition, Reader};
+use sifu::squashfs::{Ahead, Bytes, DirectoryEntry, ListingPosition, PathReader, Reader};
 use sifu::tree::{Kind, Lookup};
 use starter::paths::ContainerPath;
 
@@ -46,7 +46,7 @@ fn image(input: &[u8]) -> Option<Vec<u8>> {
     parts.push(rest);
     let mut image = vec![0; SUPERBLOCK];
     image.extend_from_slice(parts[0]);
-    let mut table = |image: &mut Vec<u8>, part: &[u8]| {
+    let table = |image: &mut Vec<u8>, part: &[u8]| {
         let at = image.len() as u64;
         image.extend_from_slice(&stored(part));
         at
@@ -139,8 +139,9 @@ fuzz_target!(|input: &[u8]| {
             }
         }
     }
+    let paths = PathReader::new(reader);
     for path in ["/", "/etc", "/etc/passwd", "/a/b"] {
         let path = ContainerPath::fixed(path);
-        let _ = (reader.lstat(&path), reader.read_dir(&path), reader.read_file(&path, 1 << 20));
+        let _ = (paths.lstat(&path), paths.read_dir(&path), paths.read_file(&path, 1 << 20));
     }
 });
