@@ -598,7 +598,7 @@ fn how_far_an_image_is_on_its_way_to_a_library_is_shown() {
     let server = Server::with_fault(Box::new(|asked, _| {
         // The answer comes late, so that there is something to look at.
         if asked.target.starts_with("/put/") {
-            std::thread::sleep(std::time::Duration::from_millis(500));
+            std::thread::sleep(std::time::Duration::from_secs(2));
         }
         None
     }));

@@ -120,6 +120,16 @@ pub enum Note<'a> {
     Warning(&'a str),
     /// Comes often.
     Progress(write::Progress),
+    /// What is on its way, each by itself; the next progress is that of all together.
+    Transfers(&'a [Transfer]),
+}
+
+/// A blob on its way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Transfer {
+    pub name: String,
+    pub done_bytes: u64,
+    pub total_bytes: u64,
 }
 
 /// What stands at the target, if anything does.

@@ -16,7 +16,8 @@ use crate::sif::{self, Arch, CONFIG_OBJECT, Creation, CreationOptions, DataType,
 use crate::squashfs::write::{self, Packer, Progress, Stage, WriteError};
 use crate::tree::{Content, Tree};
 use sha2::{Digest, Sha256};
-use std::io::{Read, Seek, Write};
+use std::io::{self, Read, Seek, Write};
+use std::time::{Duration, Instant};
 
 /// Files of an image's own metadata that are no larger stay in memory, so that they can be read again.
 const MAX_METADATA_FILE_BYTES: u64 = 1 << 20;
@@ -60,7 +61,8 @@ pub(super) fn write_sif(
     };
     let mut sink = creation.sink(&NewObject::partition(partition))?;
     let (tree, summary) = write::write_stream(&request.pack, &mut sink, |packer| {
-        let mut contents = Contents { packer, layered, say: &mut *say, metadata_bytes: 0 };
+        let mut contents =
+            Contents { packer, telling: Telling { layered, say: &mut *say, told: None }, metadata_bytes: 0 };
         let (mut tree, notices) = layered.merge(&mut contents).map_err(|failure| match failure {
             MergeFailure::Source(error) => BuildError::Layered(Box::new(error)),
             MergeFailure::Keep(error) => error.into(),
@@ -89,8 +91,7 @@ pub(super) fn write_sif(
 /// Hands contents to the image that is written.
 struct Contents<'a, 'p, O> {
     packer: &'a mut Packer<'p, O>,
-    layered: &'a Layered,
-    say: &'a mut dyn FnMut(Note),
+    telling: Telling<'a>,
     /// Kept in memory so far.
     metadata_bytes: u64,
 }
@@ -99,8 +100,7 @@ impl<O: Write + Seek> Keep for Contents<'_, '_, O> {
     type Error = WriteError;
 
     fn keep(&mut self, path: &[u8], size_bytes: u64, content: &mut dyn Read) -> Result<Content, WriteError> {
-        let (done_bytes, total_bytes) = self.layered.progress();
-        (self.say)(Note::Progress(Progress { stage: Stage::Packing, done_bytes, total_bytes }));
+        self.telling.tell();
         let name = || String::from_utf8_lossy(path).into_owned();
         let is_metadata = path.split(|&byte| byte == b'/').any(|component| component == b".singularity.d");
         if is_metadata
@@ -113,7 +113,43 @@ impl<O: Write + Seek> Keep for Contents<'_, '_, O> {
             read.map_err(|source| WriteError::Read { name: name(), source })?;
             return Ok(Content::Bytes(bytes.into()));
         }
-        self.packer.add(&name(), size_bytes, content)
+        self.packer.add(&name(), size_bytes, &mut Told { content, telling: &mut self.telling })
+    }
+}
+
+/// Tells how far the image is.
+struct Telling<'a> {
+    layered: &'a Layered,
+    say: &'a mut dyn FnMut(Note),
+    told: Option<Instant>,
+}
+
+/// How often it is told: there can be a hundred thousand files in a second.
+const TELL_EVERY: Duration = Duration::from_millis(50);
+
+impl Telling<'_> {
+    fn tell(&mut self) {
+        let now = Instant::now();
+        if self.told.is_some_and(|told| now.duration_since(told) < TELL_EVERY) {
+            return;
+        }
+        self.told = Some(now);
+        let (done_bytes, total_bytes) = self.layered.progress();
+        (self.say)(Note::Transfers(&self.layered.transfers()));
+        (self.say)(Note::Progress(Progress { stage: Stage::Packing, done_bytes, total_bytes }));
+    }
+}
+
+/// A content that tells how far the image is while it is read: one file can take long.
+struct Told<'a, 'b> {
+    content: &'a mut dyn Read,
+    telling: &'a mut Telling<'b>,
+}
+
+impl Read for Told<'_, '_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.telling.tell();
+        self.content.read(buffer)
     }
 }
 

@@ -101,6 +101,7 @@ pub fn run(
     let mut say = |note: Note| match note {
         Note::Doing(text) => meter.aside(|| report::info(text)),
         Note::Warning(text) => meter.aside(|| report::warning(text)),
+        Note::Transfers(transfers) => meter.note(transfers),
         Note::Progress(progress) => meter.show(progress),
     };
     let built = build::build(&request, &mut say);

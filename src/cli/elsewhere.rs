@@ -298,6 +298,7 @@ pub fn watched<T, E: std::fmt::Display + report::Hint>(
     let done = work(&mut |note| match note {
         Note::Doing(text) => meter.aside(|| report::info(text)),
         Note::Warning(text) => meter.aside(|| report::warning(text)),
+        Note::Transfers(transfers) => meter.note(transfers),
         Note::Progress(progress) => meter.show(progress),
     });
     meter.clear();

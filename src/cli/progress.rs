@@ -4,7 +4,10 @@
 //! packing   [=======>            ]  412 of 1059 MiB  98 MiB/s  7 s left
 //! INFO:    packing: 412 of 1059 MiB, 98 MiB/s, 7 s left
 //! ```
+//!
+//! Above the bar of an image that is on its way here, each of its blobs that are under way has one of its own.
 
+use crate::build::Transfer;
 use crate::report;
 use crate::squashfs::write::{Progress, Stage};
 use std::io::{IsTerminal, Write};
@@ -23,7 +26,9 @@ pub struct Meter {
     form: Option<Form>,
     stage: Option<(Stage, Instant)>,
     shown: Instant,
-    bar_is_there: bool,
+    /// Of the bars that are there.
+    lines: usize,
+    transfers: Vec<Transfer>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -40,7 +45,14 @@ impl Meter {
             (true, true) => Some(Form::Bar),
             (true, false) => Some(Form::Lines),
         };
-        Self { form, stage: None, shown: Instant::now(), bar_is_there: false }
+        Self { form, stage: None, shown: Instant::now(), lines: 0, transfers: Vec::new() }
+    }
+
+    /// Takes note of what is on its way, for the next time that something is shown.
+    pub fn note(&mut self, transfers: &[Transfer]) {
+        if self.form == Some(Form::Bar) {
+            self.transfers = transfers.to_vec();
+        }
     }
 
     /// Shows how far the work is, if enough time has passed.
@@ -63,9 +75,11 @@ impl Meter {
         match form {
             Form::Lines => report::info(line(progress, elapsed)),
             Form::Bar => {
-                // Back to the first column, and away with what a longer bar left. A closed stderr is no reason to fail.
-                let _ = std::io::stderr().lock().write_all(format!("\r{}\u{1b}[K", bar(progress, elapsed)).as_bytes());
-                self.bar_is_there = true;
+                let mut bars: Vec<String> = self.transfers.iter().map(transfer_bar).collect();
+                bars.push(bar(progress, elapsed));
+                // A closed stderr is no reason to fail.
+                let _ = std::io::stderr().lock().write_all(drawn(&bars, self.lines).as_bytes());
+                self.lines = bars.len();
             }
         }
     }
@@ -78,27 +92,49 @@ impl Meter {
 
     /// Removes the bar.
     pub fn clear(&mut self) {
-        if std::mem::take(&mut self.bar_is_there) {
-            let _ = std::io::stderr().lock().write_all(b"\r\x1b[K");
+        let lines = std::mem::take(&mut self.lines);
+        if lines > 0 {
+            let _ = std::io::stderr().lock().write_all(format!("{}\u{1b}[J", to_start(lines)).as_bytes());
         }
     }
 }
 
+/// Bars in the place of so many lines: each takes away what a longer one left, and the last all that is below.
+fn drawn(bars: &[String], lines: usize) -> String {
+    let below = if lines > bars.len() { "\u{1b}[J" } else { "" };
+    let bars: Vec<String> = bars.iter().map(|bar| format!("{bar}\u{1b}[K")).collect();
+    format!("{}{}{below}", to_start(lines), bars.join("\n"))
+}
+
+/// From the end of so many lines to their start.
+fn to_start(lines: usize) -> String {
+    if lines > 1 { format!("\r\u{1b}[{}A", lines - 1) } else { "\r".to_owned() }
+}
+
 fn line(progress: Progress, elapsed: Duration) -> String {
-    let (amount, rest) = (amount(progress), forecast(progress, elapsed));
+    let (amount, rest) = (amount(progress.done_bytes, progress.total_bytes), forecast(progress, elapsed));
     format!("{}: {amount}{}", verb(progress.stage), rest.iter().map(|text| format!(", {text}")).collect::<String>())
 }
 
 fn bar(progress: Progress, elapsed: Duration) -> String {
-    let filled = match progress.total_bytes {
+    let Progress { done_bytes, total_bytes, stage } = progress;
+    let rest: String = forecast(progress, elapsed).iter().map(|text| format!("  {text}")).collect();
+    format!("{:<9} [{}]  {}{rest}", verb(stage), filled(done_bytes, total_bytes), amount(done_bytes, total_bytes))
+}
+
+fn transfer_bar(transfer: &Transfer) -> String {
+    let Transfer { name, done_bytes, total_bytes } = transfer;
+    format!("{name} [{}]  {}", filled(*done_bytes, *total_bytes), amount(*done_bytes, *total_bytes))
+}
+
+/// What stands between the brackets.
+fn filled(done_bytes: u64, total_bytes: u64) -> String {
+    let filled = match total_bytes {
         0 => BAR_COLUMNS,
-        total => (BAR_COLUMNS as u128 * u128::from(progress.done_bytes.min(total)) / u128::from(total)) as usize,
+        total => (BAR_COLUMNS as u128 * u128::from(done_bytes.min(total)) / u128::from(total)) as usize,
     };
     let tip = if filled < BAR_COLUMNS { ">" } else { "" };
-    let (full, empty) = ("=".repeat(filled), " ".repeat(BAR_COLUMNS - filled - tip.len()));
-    let (amount, rest) = (amount(progress), forecast(progress, elapsed));
-    let rest: String = rest.iter().map(|text| format!("  {text}")).collect();
-    format!("{:<9} [{full}{tip}{empty}]  {amount}{rest}", verb(progress.stage))
+    format!("{}{tip}{}", "=".repeat(filled), " ".repeat(BAR_COLUMNS - filled - tip.len()))
 }
 
 fn verb(stage: Stage) -> &'static str {
@@ -111,13 +147,12 @@ fn verb(stage: Stage) -> &'static str {
     }
 }
 
-fn amount(progress: Progress) -> String {
-    let total = progress.total_bytes;
+fn amount(done: u64, total: u64) -> String {
     let (shift, unit) = [(30, "GiB"), (20, "MiB"), (10, "KiB")]
         .into_iter()
         .find(|(shift, _)| total >> shift >= 10)
         .unwrap_or((0, "bytes"));
-    format!("{} of {} {unit}", progress.done_bytes >> shift, total >> shift)
+    format!("{} of {} {unit}", done >> shift, total >> shift)
 }
 
 /// Rate and remaining time, once there is something to judge by.
@@ -160,6 +195,17 @@ mod tests {
     fn nothing_is_foretold_at_the_beginning() {
         assert_eq!(line(packing(0, 1000), Duration::from_secs(20)), "packing: 0 of 1000 MiB");
         assert_eq!(line(packing(5, 1000), Duration::from_millis(10)), "packing: 5 of 1000 MiB");
+    }
+
+    #[test]
+    fn bars_take_the_place_of_those_before() {
+        let bars = |count: usize| ["a", "b", "c"][..count].iter().map(|&bar| bar.to_owned()).collect::<Vec<_>>();
+        assert_eq!(drawn(&bars(1), 0), "\ra\u{1b}[K");
+        assert_eq!(drawn(&bars(1), 1), "\ra\u{1b}[K");
+        assert_eq!(drawn(&bars(3), 1), "\ra\u{1b}[K\nb\u{1b}[K\nc\u{1b}[K");
+        assert_eq!(drawn(&bars(2), 3), "\r\u{1b}[2Aa\u{1b}[K\nb\u{1b}[K\u{1b}[J");
+        let transfer = Transfer { name: "0123456789ab".to_owned(), done_bytes: 20 << 20, total_bytes: 40 << 20 };
+        assert_eq!(transfer_bar(&transfer), "0123456789ab [==========>         ]  20 of 40 MiB");
     }
 
     #[test]

@@ -146,6 +146,16 @@ impl Downloads {
         Self(shared)
     }
 
+    /// The blobs that were begun and are not all there: digest, bytes there, bytes in all.
+    pub fn under_way(&self) -> Vec<(&Digest, u64, u64)> {
+        let each = self.0.blobs.iter().filter_map(|wanted| {
+            let state = wanted.lock();
+            let is_under_way = state.file.is_some() && state.written_bytes < wanted.blob.size_bytes;
+            is_under_way.then_some((&wanted.blob.digest, state.written_bytes, wanted.blob.size_bytes))
+        });
+        each.collect()
+    }
+
     /// Opens a blob; its reader waits for what has not come yet.
     pub fn open(&self, digest: &Digest) -> io::Result<impl Read + Send + use<>> {
         let at = self.0.blobs.iter().position(|wanted| wanted.blob.digest == *digest).ok_or(io::ErrorKind::NotFound)?;

@@ -29,8 +29,8 @@ const MAX_REDIRECTS: usize = 10;
 /// How often a request is tried.
 const TRIES: u32 = 5;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long nothing may come, unless something else is said. Tests have less patience.
-const STALL_TIMEOUT: Duration = Duration::from_secs(if cfg!(test) { 2 } else { 60 });
+/// How long nothing may come, unless something else is said.
+const STALL_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long nothing may come from a daemon, which packs an image before it sends it.
 const DAEMON_TIMEOUT: Duration = Duration::from_secs(900);
 /// The first pause before another try; it doubles.

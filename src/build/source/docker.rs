@@ -2,7 +2,7 @@
 
 use super::Fetching;
 use super::layered::{Blob, Blobs, Layered, layer_blob};
-use crate::build::{BuildError, Note};
+use crate::build::{BuildError, Note, Transfer};
 use crate::cache::Kind;
 use crate::def::Header;
 use crate::oci::digest::{Digest, Hasher};
@@ -19,6 +19,8 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+/// How much of a digest is shown for a blob on its way, as other tools do.
+const SHOWN_DIGITS: usize = 12;
 /// Most indexes on the way to an image.
 const MAX_INDEXES: usize = 4;
 
@@ -129,6 +131,15 @@ impl Blobs for Arriving {
     fn open(&self, blob: &Blob) -> io::Result<Box<dyn Read + Send + '_>> {
         let digest = blob.digest.as_ref().ok_or(io::ErrorKind::NotFound)?;
         Ok(Box::new(self.0.open(digest)?))
+    }
+
+    fn transfers(&self) -> Vec<Transfer> {
+        let under_way = self.0.under_way().into_iter();
+        let transfer = |(digest, done_bytes, total_bytes): (&Digest, u64, u64)| {
+            let name = digest.hex()[..SHOWN_DIGITS].to_owned();
+            Transfer { name, done_bytes, total_bytes }
+        };
+        under_way.map(transfer).collect()
     }
 }
 

@@ -8,6 +8,7 @@
 //! The thread works ahead by some pieces, into the next layer too, so that inflating and what is done with the contents
 //! overlap, and memory stays bounded.
 
+use crate::build::Transfer;
 use crate::oci::digest::{Digest, Hasher};
 use crate::oci::documents::{Descriptor, DocumentError, ImageConfig};
 use crate::oci::inflate::inflate;
@@ -29,6 +30,11 @@ const PIECES_AHEAD: usize = 16;
 pub trait Blobs: Send + Sync {
     /// Opens a blob from its beginning.
     fn open(&self, blob: &Blob) -> io::Result<Box<dyn Read + Send + '_>>;
+
+    /// Those that are on their way here.
+    fn transfers(&self) -> Vec<Transfer> {
+        Vec::new()
+    }
 }
 
 /// A layer's blob.
@@ -185,6 +191,11 @@ impl Layered {
     pub fn progress(&self) -> (u64, u64) {
         let total_bytes = self.layers.iter().fold(0_u64, |sum, layer| sum.saturating_add(layer.size_bytes));
         (self.read_bytes.load(Ordering::Relaxed).min(total_bytes), total_bytes)
+    }
+
+    /// The blobs that are on their way here.
+    pub fn transfers(&self) -> Vec<Transfer> {
+        self.blobs.transfers()
     }
 
     /// The files that say how the image is run: path, permissions, content.
