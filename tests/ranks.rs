@@ -124,6 +124,8 @@ fn each_rank_keeps_what_is_its_own() {
                 .args(["sh", "-c", script])
                 .envs([("PMIX_NAMESPACE", name.as_str()), ("PMIX_SERVER_URI2", "here"), ("SHADE", shade)])
                 .env("PMIX_RANK", number.to_string())
+                // Slurm sets this one for the first task of a node alone.
+                .envs((number == 0).then_some(("TMPDIR", "/tmp")))
                 .current_dir(directory)
                 .stdin(Stdio::piped())
                 .stdout(Stdio::piped())

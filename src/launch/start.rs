@@ -23,7 +23,9 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::signal::SigSet;
 use nix::sys::socket::{getsockopt, sockopt};
-use starter::image_server::{EARLY_RANK, MOUNT_NAMESPACE, PLAN, RANK, USER_NAMESPACE, receive, send_rank};
+use starter::image_server::{
+    EARLY_RANK, MOUNT_NAMESPACE, PLAN, RANK, USER_NAMESPACE, receive, send_listener, send_plan, send_rank,
+};
 use starter::paths::HostPath;
 use starter::perform::{self, Entered, Launched, PerformError};
 use starter::plan::{Emulation, Identity, LaunchPlan, Node, NodeContent, Records};
@@ -62,13 +64,11 @@ pub fn start(
         remove_at_the_end(directory)?;
     }
     let host = host_commands.map(start_host_commands).transpose()?;
-    let meeting = match plan.share.as_deref().map(|name| meet(name, join)) {
+    let early: Option<(OwnedFd, OwnedFd)> =
+        company.early.and_then(|(listener, plan)| Some((listener.into(), kept_in_memory(&plan).ok()?)));
+    let meeting = match plan.share.as_deref().map(|name| meet(name, |stream| join(stream, early.as_ref()))) {
         Some(Met::Group((user, mounts))) => return perform::join(plan, &user, &mounts).map(Launched::Inside),
-        Some(Met::Nobody(listener)) => Some(serve::Meeting {
-            listener: listener.into(),
-            early: company.early.and_then(|(listener, plan)| Some((listener.into(), kept_in_memory(&plan).ok()?))),
-            ranks: company.ranks,
-        }),
+        Some(Met::Nobody(listener)) => Some(serve::Meeting { listener: listener.into(), early, ranks: company.ranks }),
         Some(Met::Strangers) | None => None,
     };
     // Somebody has to keep the namespaces of a container that others may join, even if no image is to be served.
@@ -221,9 +221,12 @@ fn is_of_this_user(stream: &UnixStream) -> bool {
     getsockopt(stream, sockopt::PeerCredentials).is_ok_and(|peer| peer.uid() == nix::unistd::geteuid().as_raw())
 }
 
-/// Gets the two namespaces.
-fn join(stream: &UnixStream) -> std::io::Result<Option<(OwnedFd, OwnedFd)>> {
-    if send_rank(stream, RANK, end_of_this_process()?).is_err() {
+/// Gets the two namespaces. Those who have met this process early, at the socket of `early`, can be let in as well.
+fn join(stream: &UnixStream, early: Option<&(OwnedFd, OwnedFd)>) -> std::io::Result<Option<(OwnedFd, OwnedFd)>> {
+    let end = end_of_this_process()?;
+    let brought =
+        early.map_or(Ok(()), |(listener, plan)| send_listener(stream, listener).and_then(|()| send_plan(stream, plan)));
+    if brought.and_then(|()| send_rank(stream, RANK, end)).is_err() {
         return Ok(None);
     }
     namespaces(stream)

@@ -3,7 +3,7 @@
 //! ```text
 //!   first rank   binds the names, starts this server, performs the plan         owner
 //!   later ranks  connect, send a descriptor of themselves, get the namespaces   owners too
-//!                (by the early name: and the first rank's plan)
+//!                (by an early name: and another rank's plan)
 //!   last owner   ends: the names and the namespaces are let go
 //! ```
 //!
@@ -12,13 +12,18 @@
 //! still to come, the container is kept for [`PATIENCE`] without an owner.
 
 use nix::sys::socket::{getsockopt, sockopt};
-use starter::image_server::{EARLY_RANK, RANK, receive, send_mount_namespace, send_plan, send_user_namespace};
+use starter::image_server::{
+    EARLY_RANK, LISTENER, PLAN, RANK, receive, send_mount_namespace, send_plan, send_user_namespace,
+};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 /// Connections that have not said what they want; more are not accepted at a time.
 const ARRIVALS_MAX: usize = 1024;
+/// Ranks of one step have few kinds of plans, or as many as there are ranks, and then nobody needs another's.
+const DOORS_MAX: usize = 16;
 /// Between the end of the last rank and the coming of the next one.
 pub(super) const PATIENCE: Duration = Duration::from_millis(100);
 /// So long a plan may be somebody else's: the host that it was made for may have changed after that.
@@ -44,15 +49,35 @@ impl Meeting {
 /// The line of ranks.
 #[derive(Default)]
 pub(super) struct Ranks {
-    listeners: Vec<UnixListener>,
-    /// For ranks without one, and until when.
-    plan: Option<(OwnedFd, Instant)>,
+    doors: Vec<Door>,
     /// Connected, and not known yet.
-    arrivals: Vec<UnixStream>,
-    /// Known, and waiting for the namespaces; whether for a plan as well.
-    waiting: Vec<(UnixStream, bool)>,
+    arrivals: Vec<Arrival>,
+    /// Known, and waiting for the namespaces; some for a plan as well.
+    waiting: Vec<(UnixStream, Option<Plan>)>,
     /// How many may still come; 0 if that is not known.
     to_come: u32,
+}
+
+/// Where ranks come in.
+struct Door {
+    listener: UnixListener,
+    /// What those get that come here without a plan.
+    plan: Option<Plan>,
+}
+
+#[derive(Clone)]
+struct Plan {
+    file: Rc<OwnedFd>,
+    until: Instant,
+}
+
+struct Arrival {
+    stream: UnixStream,
+    /// What there is for it.
+    plan: Option<Plan>,
+    /// What it has brought for others.
+    listener: Option<OwnedFd>,
+    file: Option<OwnedFd>,
 }
 
 /// The namespaces of the container.
@@ -64,24 +89,29 @@ pub(super) struct Namespaces {
 
 impl Ranks {
     pub fn new(meeting: Option<Meeting>) -> Self {
-        let Some(Meeting { listener, early, ranks }) = meeting else { return Self::default() };
-        let (early, plan) = early.unzip();
-        let listeners: Vec<UnixListener> = std::iter::once(listener).chain(early).map(UnixListener::from).collect();
-        for listener in &listeners {
-            // A rank that goes away between the wake-up and the call must not keep the server waiting.
-            let _ = listener.set_nonblocking(true);
+        let mut ranks = Self::default();
+        if let Some(Meeting { listener, early, ranks: announced }) = meeting {
+            ranks.to_come = announced.map_or(0, |announced| announced.saturating_sub(1));
+            ranks.open_door(listener, None);
+            if let Some((listener, file)) = early {
+                ranks.open_door(listener, Some(file));
+            }
         }
-        Self {
-            listeners,
-            plan: plan.map(|plan| (plan, Instant::now() + PLAN_IS_GOOD_FOR)),
-            to_come: ranks.map_or(0, |ranks| ranks.saturating_sub(1)),
-            ..Self::default()
+        ranks
+    }
+
+    fn open_door(&mut self, listener: OwnedFd, file: Option<OwnedFd>) {
+        let listener = UnixListener::from(listener);
+        // A rank that goes away between the wake-up and the call must not keep the server waiting.
+        if self.doors.len() < DOORS_MAX && listener.set_nonblocking(true).is_ok() {
+            let plan = file.map(|file| Plan { file: Rc::new(file), until: Instant::now() + PLAN_IS_GOOD_FOR });
+            self.doors.push(Door { listener, plan });
         }
     }
 
     /// Whether later ranks may still come.
     pub fn open(&self) -> bool {
-        !self.listeners.is_empty()
+        !self.doors.is_empty()
     }
 
     /// Whether the launcher has announced more ranks than have come.
@@ -90,11 +120,11 @@ impl Ranks {
     }
 
     pub fn listeners(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        self.listeners.iter().filter(|_| self.arrivals.len() < ARRIVALS_MAX).map(AsFd::as_fd)
+        self.doors.iter().filter(|_| self.arrivals.len() < ARRIVALS_MAX).map(|door| door.listener.as_fd())
     }
 
     pub fn arrivals(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        self.arrivals.iter().map(AsFd::as_fd)
+        self.arrivals.iter().map(|arrival| arrival.stream.as_fd())
     }
 
     /// Takes the ranks that wait at the listener at `index`, if they are of the same user. Gives the descriptors of those
@@ -102,13 +132,14 @@ impl Ranks {
     pub fn accept(&mut self, index: usize) -> Vec<OwnedFd> {
         let mut owners = Vec::new();
         while self.arrivals.len() < ARRIVALS_MAX
-            && let Some(listener) = self.listeners.get(index)
-            && let Ok((stream, _)) = listener.accept()
+            && let Some(door) = self.doors.get(index)
+            && let Ok((stream, _)) = door.listener.accept()
         {
+            let plan = door.plan.clone();
             let peer = getsockopt(&stream, sockopt::PeerCredentials);
             let ours = peer.is_ok_and(|peer| peer.uid() == nix::unistd::geteuid().as_raw());
             if ours && stream.set_nonblocking(true).is_ok() {
-                owners.extend(self.hear_from(stream));
+                owners.extend(self.hear_from(Arrival { stream, plan, listener: None, file: None }));
             }
         }
         owners
@@ -119,41 +150,50 @@ impl Ranks {
         if index >= self.arrivals.len() {
             return None;
         }
-        let stream = self.arrivals.swap_remove(index);
-        self.hear_from(stream)
+        let arrival = self.arrivals.swap_remove(index);
+        self.hear_from(arrival)
     }
 
-    fn hear_from(&mut self, stream: UnixStream) -> Option<OwnedFd> {
-        let (early, process) = match receive(&stream) {
-            Ok(Some((RANK, process))) => (false, process),
-            Ok(Some((EARLY_RANK, process))) if self.plan().is_some() => (true, process),
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
-                self.arrivals.push(stream);
-                return None;
-            }
-            _ => return None,
-        };
-        self.to_come = self.to_come.saturating_sub(1);
-        self.waiting.push((stream, early));
-        Some(process)
-    }
-
-    /// The plan for those that have none, if it is still good.
-    fn plan(&self) -> Option<BorrowedFd<'_>> {
-        self.plan.as_ref().filter(|(_, until)| Instant::now() < *until).map(|(plan, _)| plan.as_fd())
+    fn hear_from(&mut self, mut arrival: Arrival) -> Option<OwnedFd> {
+        loop {
+            let (process, plan) = match receive(&arrival.stream) {
+                Ok(Some((LISTENER, listener))) => {
+                    arrival.listener = Some(listener);
+                    continue;
+                }
+                Ok(Some((PLAN, file))) => {
+                    arrival.file = Some(file);
+                    continue;
+                }
+                Ok(Some((RANK, process))) => {
+                    if let (Some(listener), Some(file)) = (arrival.listener, arrival.file) {
+                        self.open_door(listener, Some(file));
+                    }
+                    (process, None)
+                }
+                // Who comes too late makes a plan, and finds the container by that.
+                Ok(Some((EARLY_RANK, process))) => {
+                    (process, Some(arrival.plan.filter(|plan| Instant::now() < plan.until)?))
+                }
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                    self.arrivals.push(arrival);
+                    return None;
+                }
+                _ => return None,
+            };
+            self.to_come = self.to_come.saturating_sub(1);
+            self.waiting.push((arrival.stream, plan));
+            return Some(process);
+        }
     }
 
     /// Gives the namespaces, if they are there, to all who wait for them.
     pub fn serve(&mut self, namespaces: &Namespaces) {
         let (Some(user), Some(mount)) = (&namespaces.user, &namespaces.mount) else { return };
-        for (rank, early) in std::mem::take(&mut self.waiting) {
-            let plan = if early { self.plan() } else { None };
-            if early && plan.is_none() {
-                continue;
-            }
+        for (rank, plan) in self.waiting.drain(..) {
             // A rank that is gone by now needs none.
             let _ = plan
-                .map_or(Ok(()), |plan| send_plan(&rank, plan))
+                .map_or(Ok(()), |plan| send_plan(&rank, &*plan.file))
                 .and_then(|()| send_user_namespace(&rank, user))
                 .and_then(|()| send_mount_namespace(&rank, mount));
         }
@@ -162,5 +202,76 @@ impl Ranks {
     /// Lets the names go: nobody joins any more.
     pub fn close(&mut self) {
         *self = Self::default();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::serve::end_of_this_process;
+    use starter::image_server::{MOUNT_NAMESPACE, USER_NAMESPACE, send_listener, send_rank};
+    use std::fs::File;
+    use std::os::linux::net::SocketAddrExt;
+    use std::os::unix::net::SocketAddr;
+
+    fn door(name: &str) -> (OwnedFd, SocketAddr) {
+        let name = format!("sifu-test-{name}-{}", std::process::id());
+        let address = SocketAddr::from_abstract_name(name).unwrap();
+        (UnixListener::bind_addr(&address).unwrap().into(), address)
+    }
+
+    fn null() -> OwnedFd {
+        File::open("/dev/null").unwrap().into()
+    }
+
+    fn namespaces() -> Namespaces {
+        Namespaces { mount: Some(null()), user: Some(null()) }
+    }
+
+    fn told(rank: &UnixStream) -> Vec<u8> {
+        std::iter::from_fn(|| receive(rank).ok().flatten()).map(|(kind, _)| kind).collect()
+    }
+
+    #[test]
+    fn who_has_a_plan_lets_others_in() {
+        let (listener, address) = door("plan");
+        let (early, early_address) = door("early");
+        let mut ranks = Ranks::new(Some(Meeting { listener, early: None, ranks: Some(3) }));
+        assert_eq!(ranks.listeners().count(), 1);
+
+        // This one is first at the early door, where another waits already.
+        let other = UnixStream::connect_addr(&early_address).unwrap();
+        send_rank(&other, EARLY_RANK, end_of_this_process().unwrap()).unwrap();
+        let rank = UnixStream::connect_addr(&address).unwrap();
+        send_listener(&rank, early).unwrap();
+        send_plan(&rank, null()).unwrap();
+        assert!(ranks.accept(0).is_empty(), "it has not said that it joins");
+        assert_eq!((ranks.arrivals().count(), ranks.listeners().count()), (1, 1));
+        send_rank(&rank, RANK, end_of_this_process().unwrap()).unwrap();
+        assert!(ranks.hear(0).is_some());
+        assert_eq!(ranks.accept(1).len(), 1);
+        assert!(!ranks.more_are_announced());
+
+        ranks.serve(&Namespaces::default());
+        ranks.serve(&namespaces());
+        assert_eq!(told(&rank), [USER_NAMESPACE, MOUNT_NAMESPACE]);
+        assert_eq!(told(&other), [PLAN, USER_NAMESPACE, MOUNT_NAMESPACE]);
+    }
+
+    #[test]
+    fn who_comes_without_a_plan_where_there_is_none_is_sent_away() {
+        let (listener, address) = door("none");
+        let (early, early_address) = door("old");
+        let mut ranks = Ranks::new(Some(Meeting { listener, early: Some((early, null())), ranks: None }));
+        for door in &mut ranks.doors {
+            door.plan.iter_mut().for_each(|plan| plan.until = Instant::now());
+        }
+        for (index, address) in [&address, &early_address].into_iter().enumerate() {
+            let rank = UnixStream::connect_addr(address).unwrap();
+            send_rank(&rank, EARLY_RANK, end_of_this_process().unwrap()).unwrap();
+            assert!(ranks.accept(index).is_empty());
+            ranks.serve(&namespaces());
+            assert_eq!(told(&rank), [0; 0]);
+        }
     }
 }

@@ -12,9 +12,10 @@
 //!
 //! ```text
 //!   'R' 0        rank to server: a descriptor of the rank's process, which is an owner from now on
-//!   'E' 0        the same, by a rank that has no plan of its own
+//!   'L' 0, 'P' 0 before that, if it can help others: a listening socket, and a file that holds what they need of its plan
+//!   'E' 0        rank to server, over such a socket: as 'R', by a rank that has no plan of its own
 //!   'U' 0, 'N' 0 server to rank: the namespaces, once they are there
-//!   'P' 0        before them, to a rank without a plan: a file that holds what it needs of the first rank's
+//!   'P' 0        before them, to a rank without a plan: the file
 //! ```
 
 use nix::errno::Errno;
@@ -34,6 +35,8 @@ pub const RANK: u8 = b'R';
 pub const EARLY_RANK: u8 = b'E';
 /// First byte of the message that brings a plan.
 pub const PLAN: u8 = b'P';
+/// First byte of the message that brings a socket at which ranks without a plan come in.
+pub const LISTENER: u8 = b'L';
 
 /// Hands the server the `/dev/fuse` descriptor of image `index`; the file system must be mounted.
 pub fn send_fuse(control: impl AsFd, index: u8, fuse: impl AsFd) -> io::Result<()> {
@@ -57,9 +60,14 @@ pub fn send_rank(server: impl AsFd, kind: u8, end: impl AsFd) -> io::Result<()> 
     send(server.as_fd(), [kind, 0], end.as_fd())
 }
 
-/// Hands a rank the file with the first rank's plan.
-pub fn send_plan(rank: impl AsFd, plan: impl AsFd) -> io::Result<()> {
-    send(rank.as_fd(), [PLAN, 0], plan.as_fd())
+/// Hands over the file with a plan.
+pub fn send_plan(to: impl AsFd, plan: impl AsFd) -> io::Result<()> {
+    send(to.as_fd(), [PLAN, 0], plan.as_fd())
+}
+
+/// Hands the server a socket at which ranks without a plan come in.
+pub fn send_listener(server: impl AsFd, listener: impl AsFd) -> io::Result<()> {
+    send(server.as_fd(), [LISTENER, 0], listener.as_fd())
 }
 
 /// Waits for one message: its first byte and its descriptor; `None` when the other side is gone.
