@@ -129,8 +129,11 @@ pub fn from_directory(path: &HostPath, options: &Options) -> Result<Walked, Walk
         hard_links: HashMap::new(),
         skipped_xattrs: Vec::new(),
         owners: vec![stat.st_uid],
+        lacks_listxattrat: false,
     };
-    let xattrs = walker.xattrs(&proc_path(walker.directory.root.as_fd(), b"."), || path.clone())?;
+    let root = walker.directory.root.clone();
+    let (lacks, skipped) = (&mut walker.lacks_listxattrat, &mut walker.skipped_xattrs);
+    let xattrs = read_xattrs(root.as_fd(), c".", || path.clone(), lacks, skipped)?;
     let record = walker.record(walker.directory.root.as_fd(), c"", &stat).cloned();
     walker.tree = Tree::new(walker.attributes(&stat, xattrs, record.as_ref()));
     walker.walk()
@@ -150,6 +153,8 @@ struct Walker {
     hard_links: HashMap<(u64, u64), InodeId>,
     skipped_xattrs: Vec<(String, HostPath)>,
     owners: Vec<u32>,
+    /// The kernel can't list the attributes of a name in a directory.
+    lacks_listxattrat: bool,
 }
 
 impl Walker {
@@ -193,10 +198,8 @@ impl Walker {
         if linked && let Some(&known) = self.hard_links.get(&(stat.st_dev, stat.st_ino)) {
             return self.tree.link(into, name, known).map_err(|e| self.tree_error(component, e));
         }
-        let record = match CString::new(name) {
-            Ok(c_name) => self.record(fd.as_fd(), &c_name, &stat).cloned(),
-            Err(error) => return Err(self.error(component, name, "examine", error.into())),
-        };
+        let c_name = CString::new(name).map_err(|error| self.error(component, name, "examine", error.into()))?;
+        let record = self.record(fd.as_fd(), &c_name, &stat).cloned();
         let body = match kind {
             SFlag::S_IFDIR => Body::Directory,
             SFlag::S_IFREG if stat.st_size == 0 => Body::File(Content::Bytes(Arc::new([]))),
@@ -225,10 +228,9 @@ impl Walker {
         };
         let is_directory = matches!(body, Body::Directory);
         let xattrs = {
-            let path = proc_path(fd.as_fd(), name);
             let directory = &self.directory;
             let host_path = || directory.host_path(component, name);
-            read_xattrs(&path, host_path, &mut self.skipped_xattrs)?
+            read_xattrs(fd.as_fd(), &c_name, host_path, &mut self.lacks_listxattrat, &mut self.skipped_xattrs)?
         };
         let attributes = self.attributes(&stat, xattrs, record.as_ref());
         let id = self.tree.insert(into, name, attributes, body).map_err(|e| self.tree_error(component, e))?;
@@ -295,10 +297,6 @@ impl Walker {
         Attributes { mode, uid, gid, mtime: stat.st_mtime, xattrs }
     }
 
-    fn xattrs(&mut self, path: &Path, host_path: impl Fn() -> HostPath) -> Result<Vec<Xattr>, WalkError> {
-        read_xattrs(path, host_path, &mut self.skipped_xattrs)
-    }
-
     fn error(&self, component: u32, name: &[u8], doing: &'static str, source: io::Error) -> WalkError {
         WalkError::File { path: self.directory.host_path(component, name), doing, source }
     }
@@ -313,14 +311,28 @@ fn can_be_held(xattr: &[u8]) -> bool {
     XATTR_NAMESPACES.iter().any(|namespace| xattr.starts_with(namespace))
 }
 
-/// The extended attributes that an image can hold, of the file at `path` itself.
+/// The extended attributes that an image can hold, of the file called `name` in `directory` itself.
 fn read_xattrs(
-    path: &Path,
+    directory: BorrowedFd<'_>,
+    name: &CStr,
     host_path: impl Fn() -> HostPath,
+    lacks_listxattrat: &mut bool,
     skipped: &mut Vec<(String, HostPath)>,
 ) -> Result<Vec<Xattr>, WalkError> {
     let failed = |source| WalkError::File { path: host_path(), doing: "read the extended attributes of", source };
-    let names = match starter::sys::list_xattrs(path) {
+    let path = || proc_path(directory, name.to_bytes());
+    let mut listed = None;
+    if !*lacks_listxattrat {
+        // The way over /proc costs as much as everything else that is asked of a file.
+        match starter::sys::list_xattrs_at(directory, name) {
+            // Linux 6.12 and older, old sandboxes.
+            Err(e) if matches!(e.raw_os_error().map(Errno::from_raw), Some(Errno::ENOSYS | Errno::EPERM)) => {
+                *lacks_listxattrat = true;
+            }
+            answer => listed = Some(answer),
+        }
+    }
+    let names = match listed.unwrap_or_else(|| starter::sys::list_xattrs(&path())) {
         Ok(names) => names,
         // The file system has none.
         Err(e) if e.raw_os_error() == Some(Errno::EOPNOTSUPP as i32) => return Ok(Vec::new()),
@@ -336,7 +348,7 @@ fn read_xattrs(
             continue;
         }
         let c_name = CString::new(name).map_err(|e| failed(e.into()))?;
-        match starter::sys::get_xattr(path, &c_name) {
+        match starter::sys::get_xattr(&path(), &c_name) {
             Ok(value) => xattrs.push(Xattr { name: name.into(), value: value.into() }),
             // Gone since it was listed.
             Err(e) if e.raw_os_error() == Some(Errno::ENODATA as i32) => {}

@@ -43,6 +43,31 @@ pub fn list_xattrs(path: &std::path::Path) -> std::io::Result<Vec<u8>> {
     })
 }
 
+/// `listxattrat(2)`: Linux 6.13 and newer, on every machine under this number.
+const LISTXATTRAT: libc::c_long = 465;
+
+/// Names of the extended attributes of `name` in `directory` (a symbolic link is not followed), each ended by NUL. Fails with
+/// `ENOSYS` before Linux 6.13.
+pub fn list_xattrs_at(directory: std::os::fd::BorrowedFd<'_>, name: &std::ffi::CStr) -> std::io::Result<Vec<u8>> {
+    use std::os::fd::AsRawFd;
+    let directory = directory.as_raw_fd();
+    sized_answer(|buffer| {
+        // SAFETY: `name` is a NUL-terminated string and `directory` a descriptor that outlive the call; the kernel writes at
+        // most `buffer.len()` bytes to `buffer`, which is exclusively ours for the call; with length 0 it writes nothing.
+        let answer = unsafe {
+            libc::syscall(
+                LISTXATTRAT,
+                directory,
+                name.as_ptr(),
+                libc::AT_SYMLINK_NOFOLLOW,
+                buffer.as_mut_ptr(),
+                buffer.len(),
+            )
+        };
+        answer as libc::ssize_t
+    })
+}
+
 /// The value of the extended attribute `name` of `path` itself (a symbolic link is not followed).
 pub fn get_xattr(path: &std::path::Path, name: &std::ffi::CStr) -> std::io::Result<Vec<u8>> {
     let path = c_path(path)?;
