@@ -1,7 +1,7 @@
 //! The cache, shared by many processes: one download, whatever happens to who makes it.
 
 use super::faulty::Faulty;
-use super::real::{Layout, Registry};
+use super::real::Registry;
 use crate::need::{BUSYBOX, DOCKER_REGISTRY, SIFU, SKOPEO, UMOCI, lacks};
 use crate::support::{Output, Sifu};
 use std::path::PathBuf;
@@ -16,10 +16,7 @@ struct Counted {
 
 impl Counted {
     fn new() -> Self {
-        let registry = Registry::open();
-        let layout = Layout::busybox(registry.path("layout"), &registry.path("root"));
-        registry.fill(&layout, "box");
-        let before = Faulty::before(&registry.host);
+        let (registry, before) = Faulty::before_box();
         Self { registry, before }
     }
 

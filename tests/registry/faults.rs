@@ -2,7 +2,6 @@
 
 use super::faulty::{Fault, Faulty};
 use super::push::dump_of_image;
-use super::real::{Layout, Registry};
 use crate::need::{BUSYBOX, DOCKER_REGISTRY, SIFU, SKOPEO, UMOCI, lacks};
 use crate::support::Output;
 use crate::terminal::Terminal;
@@ -13,10 +12,7 @@ fn what_breaks_on_the_way_is_taken_up_again_or_refused() {
     if lacks(&[SIFU, BUSYBOX, DOCKER_REGISTRY, SKOPEO, UMOCI]) {
         return;
     }
-    let registry = Registry::open();
-    let layout = Layout::busybox(registry.path("layout"), &registry.path("root"));
-    registry.fill(&layout, "box");
-    let before = Faulty::before(&registry.host);
+    let (registry, before) = Faulty::before_box();
     let uri = format!("docker://{}/box", before.host);
     let pull = |fault, name: &str| {
         before.set(fault);
@@ -55,10 +51,7 @@ fn on_a_terminal_each_blob_has_a_bar_while_it_comes() {
     if lacks(&[SIFU, BUSYBOX, DOCKER_REGISTRY, SKOPEO, UMOCI]) {
         return;
     }
-    let registry = Registry::open();
-    let layout = Layout::busybox(registry.path("layout"), &registry.path("root"));
-    registry.fill(&layout, "box");
-    let before = Faulty::before(&registry.host);
+    let (registry, before) = Faulty::before_box();
     before.set(Fault::Slow);
     let uri = format!("docker://{}/box", before.host);
     let mut terminal = Terminal::of(&registry.sifu(&["pull", "--no-https", "--disable-cache", "a.sif", &uri]));
@@ -74,10 +67,7 @@ fn what_a_failed_pull_has_made_stays_where_that_is_wanted() {
     if lacks(&[SIFU, BUSYBOX, DOCKER_REGISTRY, SKOPEO, UMOCI]) {
         return;
     }
-    let registry = Registry::open();
-    let layout = Layout::busybox(registry.path("layout"), &registry.path("root"));
-    registry.fill(&layout, "box");
-    let before = Faulty::before(&registry.host);
+    let (registry, before) = Faulty::before_box();
     let uri = |scheme: &str, name: &str| format!("{scheme}://{}/{name}", before.host);
     let pull = |words: &[&str]| registry.sifu(&[&["pull", "--no-https", "--no-cleanup"], words].concat()).run();
     let kept = |output: &Output| {
@@ -110,10 +100,7 @@ fn a_transfer_in_which_nothing_comes_is_taken_up_again_or_ends() {
     if lacks(&[SIFU, BUSYBOX, DOCKER_REGISTRY, SKOPEO, UMOCI]) {
         return;
     }
-    let registry = Registry::open();
-    let layout = Layout::busybox(registry.path("layout"), &registry.path("root"));
-    registry.fill(&layout, "box");
-    let before = Faulty::before(&registry.host);
+    let (registry, before) = Faulty::before_box();
     let uri = format!("docker://{}/box", before.host);
     let pull = |fault, seconds: &str, name: &str| {
         before.set(fault);

@@ -1,5 +1,6 @@
 //! A server between sifu and a registry, which counts what is asked, holds it back, and spoils the answers.
 
+use super::real::{Layout, Registry};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -53,6 +54,15 @@ const SMALL_BYTES: usize = 100_000;
 const PIECE_BYTES: usize = 400_000;
 
 impl Faulty {
+    /// A registry with the image `box`, and a server of this kind before it.
+    pub fn before_box() -> (Registry, Self) {
+        let registry = Registry::open();
+        let layout = Layout::busybox(registry.path("layout"), &registry.path("root"));
+        registry.fill(&layout, "box");
+        let before = Self::before(&registry.host);
+        (registry, before)
+    }
+
     pub fn before(registry: &str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let host = listener.local_addr().unwrap().to_string();
