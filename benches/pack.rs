@@ -11,7 +11,7 @@
 
 mod measuring;
 
-use measuring::{Nowhere, Scratch};
+use measuring::{Nowhere, Scratch, Usage, measured, usage};
 use sifu::build::processors;
 use sifu::squashfs::write::{BLOCK_BYTES, Compression, PackOptions, write};
 use sifu::tree::{Attributes, Body, Content, Source, Tree};
@@ -21,7 +21,6 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
-use std::time::Instant;
 
 const DIRECTORY: &str = "/var/tmp/deb-root";
 /// What memory may grow to, whatever the contents are: this, and so much for each thread.
@@ -244,34 +243,11 @@ fn median(runs: &mut [Run]) -> Run {
     runs[runs.len() / 2]
 }
 
-/// Runs a command below a process of its own, which then knows what that command alone has used.
+/// Runs a command that makes `image`.
 fn run(command: &[OsString], image: &Path) -> io::Result<Run> {
-    let output = Command::new(std::env::current_exe()?).arg("measured").args(command).stdin(Stdio::null()).output()?;
-    let text = String::from_utf8_lossy(&output.stdout);
-    let last = text.lines().last().unwrap_or_default();
-    let mut numbers = last.split(' ').map(str::parse::<f64>);
-    let (Some(Ok(wall_s)), Some(Ok(cpu_s)), Some(Ok(peak_kib))) = (numbers.next(), numbers.next(), numbers.next())
-    else {
-        let said = String::from_utf8_lossy(&output.stderr);
-        return Err(io::Error::other(format!("{command:?}: {last} {said}")));
-    };
+    let Usage { wall_s, cpu_s, peak_kib } = usage(command, |_| {})?;
     let image_bytes = fs::metadata(image).map_or(0, |metadata| metadata.len());
-    Ok(Run { wall_s, cpu_s, peak_kib: peak_kib as u64, image_bytes })
-}
-
-/// Runs a command and prints its wall time and processor time in seconds, and its peak memory in KiB.
-fn measured(command: &[OsString]) -> io::Result<()> {
-    let [program, arguments @ ..] = command else { return Err(io::ErrorKind::InvalidInput.into()) };
-    let start = Instant::now();
-    let status = Command::new(program).args(arguments).stdout(Stdio::null()).status()?;
-    let wall_s = start.elapsed().as_secs_f64();
-    if !status.success() {
-        return Err(io::Error::other(format!("{status}")));
-    }
-    let usage = nix::sys::resource::getrusage(nix::sys::resource::UsageWho::RUSAGE_CHILDREN)?;
-    let seconds = |time: nix::sys::time::TimeVal| time.tv_sec() as f64 + time.tv_usec() as f64 / 1e6;
-    println!("{wall_s} {} {}", seconds(usage.user_time()) + seconds(usage.system_time()), usage.max_rss());
-    Ok(())
+    Ok(Run { wall_s, cpu_s, peak_kib, image_bytes })
 }
 
 /// Files of 256 MiB that are made up where they are read: words in an order that never repeats.

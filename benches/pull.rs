@@ -8,7 +8,7 @@
 
 mod measuring;
 
-use measuring::{Nowhere, Scratch};
+use measuring::{Nowhere, Scratch, Usage, measured, usage};
 use sifu::build::processors;
 use sifu::oci::inflate::inflate;
 use sifu::squashfs::write::{BLOCK_BYTES, Compression, PackOptions, write};
@@ -55,14 +55,6 @@ fn main() -> io::Result<()> {
     bench.starts()
 }
 
-/// Seconds of one run.
-#[derive(Clone, Copy, Debug)]
-struct Run {
-    wall_s: f64,
-    cpu_s: f64,
-    peak_mib: f64,
-}
-
 struct Bench {
     uri: String,
     scratch: PathBuf,
@@ -88,8 +80,8 @@ impl Bench {
         }
         let (ours, inflating, packing) = (median(ours), median(inflating), median(packing));
         println!("pull, cold, median of {}: wall, processor time, peak memory", self.runs);
-        let row = |name: &str, run: Run| {
-            println!("  {name:<12} {:>7.2} s {:>7.2} s {:>6.0} MiB", run.wall_s, run.cpu_s, run.peak_mib);
+        let row = |name: &str, run: Usage| {
+            println!("  {name:<12} {:>7.2} s {:>7.2} s {:>6} MiB", run.wall_s, run.cpu_s, run.peak_kib >> 10);
         };
         row("sifu", ours);
         row("inflating", inflating);
@@ -130,8 +122,9 @@ impl Bench {
         let _ = fs::remove_dir(&group);
         let run = confined?;
         println!(
-            "pull in 64 MiB of /tmp and 512 MiB of memory: succeeds, {:.2} s, peak {:.0} MiB",
-            run.wall_s, run.peak_mib
+            "pull in 64 MiB of /tmp and 512 MiB of memory: succeeds, {:.2} s, peak {} MiB",
+            run.wall_s,
+            run.peak_kib >> 10
         );
         Ok(())
     }
@@ -183,22 +176,23 @@ impl Bench {
     }
 }
 
-fn median(mut runs: Vec<Run>) -> Run {
+fn median(mut runs: Vec<Usage>) -> Usage {
     runs.sort_by(|a, b| a.wall_s.total_cmp(&b.wall_s));
     runs[runs.len() / 2]
 }
 
-/// The environment of everything that is measured.
-fn command(words: &[OsString], scratch: &Path) -> Command {
-    let mut command = Command::new(&words[0]);
-    command.args(&words[1..]).current_dir(scratch).stdin(Stdio::null());
+/// The surroundings of everything that is measured.
+fn surround(command: &mut Command, scratch: &Path) {
+    command.current_dir(scratch).stdin(Stdio::null());
     command.env("HOME", scratch.join("home")).env("APPTAINER_CACHEDIR", scratch.join("cache"));
-    command
 }
 
 fn time(words: &[OsString], scratch: &Path) -> io::Result<f64> {
+    let mut command = Command::new(&words[0]);
+    command.args(&words[1..]).stdout(Stdio::null());
+    surround(&mut command, scratch);
     let start = Instant::now();
-    let status = command(words, scratch).stdout(Stdio::null()).status()?;
+    let status = command.status()?;
     if status.success() {
         Ok(start.elapsed().as_secs_f64())
     } else {
@@ -206,33 +200,9 @@ fn time(words: &[OsString], scratch: &Path) -> io::Result<f64> {
     }
 }
 
-/// Runs a command below a process of its own, which then knows what that command alone has used.
-fn run(words: &[OsString]) -> io::Result<Run> {
+fn run(words: &[OsString]) -> io::Result<Usage> {
     let scratch = PathBuf::from(format!("/var/tmp/sifu-pull-{}", std::process::id()));
-    let own = std::env::current_exe()?.into_os_string();
-    let whole: Vec<OsString> = [own, "measured".into()].into_iter().chain(words.iter().cloned()).collect();
-    let output = command(&whole, &scratch).output()?;
-    let text = String::from_utf8_lossy(&output.stdout);
-    let mut numbers = text.lines().last().unwrap_or_default().split(' ').map(str::parse::<f64>);
-    match (numbers.next(), numbers.next(), numbers.next()) {
-        (Some(Ok(wall_s)), Some(Ok(cpu_s)), Some(Ok(peak_mib))) => Ok(Run { wall_s, cpu_s, peak_mib }),
-        _ => Err(io::Error::other(format!("{words:?}: {text} {}", String::from_utf8_lossy(&output.stderr)))),
-    }
-}
-
-/// Runs a command and prints its wall time and processor time in seconds, and its peak memory in MiB.
-fn measured(words: &[OsString]) -> io::Result<()> {
-    let [program, arguments @ ..] = words else { return Err(io::ErrorKind::InvalidInput.into()) };
-    let start = Instant::now();
-    let status = Command::new(program).args(arguments).stdout(Stdio::null()).status()?;
-    let wall_s = start.elapsed().as_secs_f64();
-    if !status.success() {
-        return Err(io::Error::other(format!("{status}")));
-    }
-    let usage = nix::sys::resource::getrusage(nix::sys::resource::UsageWho::RUSAGE_CHILDREN)?;
-    let seconds = |time: nix::sys::time::TimeVal| time.tv_sec() as f64 + time.tv_usec() as f64 / 1e6;
-    println!("{wall_s} {} {}", seconds(usage.user_time()) + seconds(usage.system_time()), usage.max_rss() >> 10);
-    Ok(())
+    usage(words, |command| surround(command, &scratch))
 }
 
 /// One part of a pull alone.

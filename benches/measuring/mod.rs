@@ -7,6 +7,7 @@
 #![allow(dead_code)]
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -52,6 +53,47 @@ impl Drop for Scratch {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.0);
     }
+}
+
+/// What one command took.
+#[derive(Clone, Copy, Debug)]
+pub struct Usage {
+    pub wall_s: f64,
+    pub cpu_s: f64,
+    pub peak_kib: u64,
+}
+
+/// Runs a command below a process of its own, which then knows what that command alone has used: `main` hands on to
+/// [`measured`] what follows the word `measured`. `surround` sets what both are started with.
+pub fn usage(words: &[OsString], surround: impl FnOnce(&mut Command)) -> io::Result<Usage> {
+    let mut command = Command::new(std::env::current_exe()?);
+    command.arg("measured").args(words).stdin(Stdio::null());
+    surround(&mut command);
+    let output = command.output()?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let last = text.lines().last().unwrap_or_default();
+    let mut numbers = last.split(' ').map(str::parse::<f64>);
+    match (numbers.next(), numbers.next(), numbers.next()) {
+        (Some(Ok(wall_s)), Some(Ok(cpu_s)), Some(Ok(peak_kib))) => {
+            Ok(Usage { wall_s, cpu_s, peak_kib: peak_kib as u64 })
+        }
+        _ => Err(io::Error::other(format!("{words:?}: {last} {}", String::from_utf8_lossy(&output.stderr)))),
+    }
+}
+
+/// Runs a command and prints its wall time and processor time in seconds, and its peak memory in KiB.
+pub fn measured(words: &[OsString]) -> io::Result<()> {
+    let [program, arguments @ ..] = words else { return Err(io::ErrorKind::InvalidInput.into()) };
+    let start = Instant::now();
+    let status = Command::new(program).args(arguments).stdout(Stdio::null()).status()?;
+    let wall_s = start.elapsed().as_secs_f64();
+    if !status.success() {
+        return Err(io::Error::other(format!("{status}")));
+    }
+    let usage = nix::sys::resource::getrusage(nix::sys::resource::UsageWho::RUSAGE_CHILDREN)?;
+    let seconds = |time: nix::sys::time::TimeVal| time.tv_sec() as f64 + time.tv_usec() as f64 / 1e6;
+    println!("{wall_s} {} {}", seconds(usage.user_time()) + seconds(usage.system_time()), usage.max_rss());
+    Ok(())
 }
 
 /// Nanoseconds of every round, by contender.
