@@ -13,6 +13,7 @@ use crate::launch::environment::Pair;
 use crate::launch::ranks::{self, Arrival, JobStep, Surroundings};
 use crate::launch::request::{LaunchRequest, Sharing};
 use crate::launch::start::{self, Early, EarlyGroup};
+use nix::sys::stat::{FileStat, fstat, stat};
 use starter::plan::LaunchPlan;
 
 /// Who was met before there was a plan.
@@ -42,7 +43,7 @@ fn early_name(request: &LaunchRequest, variables: &[Pair]) -> Option<Vec<u8>> {
         return None;
     }
     let step = step(request, variables)?;
-    let identity = |path: &Path| std::fs::metadata(path).ok().map(|file| identity(&file));
+    let identity = |path: &Path| stat(path).ok().map(|file| identity(&file));
     // What is made in a directory leaves it the same.
     let directory = |path: &str| std::fs::metadata(path).ok().map(|file| [file.dev(), file.ino()]);
     let arrival = Arrival {
@@ -71,8 +72,9 @@ fn ids() -> Option<Vec<u32>> {
 }
 
 /// Device, inode, size, and time of the last change.
-fn identity(file: &std::fs::Metadata) -> [u64; 5] {
-    [file.dev(), file.ino(), file.size(), file.ctime().cast_unsigned(), file.ctime_nsec().cast_unsigned()]
+fn identity(file: &FileStat) -> [u64; 5] {
+    let [size, seconds, nanoseconds] = [file.st_size, file.st_ctime, file.st_ctime_nsec].map(i64::cast_unsigned);
+    [file.st_dev, file.st_ino, size, seconds, nanoseconds]
 }
 
 fn namespace(name: &str) -> Option<u64> {
@@ -96,16 +98,9 @@ fn step(request: &LaunchRequest, variables: &[Pair]) -> Option<JobStep> {
 /// The name under which other ranks of this job step find the container, if it is to be shared.
 pub fn share_name(request: &LaunchRequest, variables: &[Pair], plan: &LaunchPlan, image: &Image) -> Option<Vec<u8>> {
     let step = step(request, variables)?;
-    let stat = nix::sys::stat::fstat(image.fd()).ok()?;
     let surroundings = Surroundings {
         uid: nix::unistd::geteuid().as_raw(),
-        image: [
-            stat.st_dev,
-            stat.st_ino,
-            stat.st_size.cast_unsigned(),
-            stat.st_ctime.cast_unsigned(),
-            stat.st_ctime_nsec.cast_unsigned(),
-        ],
+        image: identity(&fstat(image.fd()).ok()?),
         namespaces: [namespace("mnt")?, namespace("pid")?],
     };
     ranks::share_name(request, Some(&step), plan, &surroundings)
