@@ -52,7 +52,7 @@ pub enum Owner {
 ///
 /// Call it in a process forked for this, with one thread. `control` gets the descriptors ([`send_fuse`] once per image,
 /// [`send_mount_namespace`]); if it is closed before the first arrives, the server ends. `owner` comes from
-/// [`end_of_this_process`]: when that process has ended, the mount namespace is let go. whoever joins over the sockets of
+/// [`end_of_this_process`]: when that process has ended, the mount namespace is let go. Whoever joins over the sockets of
 /// `ranks` (see [`starter::image_server`]) is an owner too.
 pub fn run(images: Vec<(Reader, ServeOptions)>, control: OwnedFd, owner: Option<OwnedFd>, ranks: Option<Meeting>) -> ! {
     let code = threads::serve(images, control, owner, ranks);
